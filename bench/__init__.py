@@ -1,0 +1,3 @@
+"""recscale: a benchmark harness for scalable recommenders."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,94 @@
+"""The record of one job: flat, versioned, units in the names. What was not measured is None, never 0."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "refused", "skipped", "out_of_memory", "out_of_gpu_memory", "timeout", "error"]
+FAILURES: tuple[str, ...] = ("refused", "skipped", "out_of_memory", "out_of_gpu_memory", "timeout", "error")
+
+
+class Phase(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What one phase of a job cost. Memory is that of the whole process, at its highest within the phase."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    start_rss_bytes: int | None = None
+    peak_rss_bytes: int | None = None
+    peak_device_bytes: int | None = None  # the allocator of torch
+    peak_device_process_bytes: int | None = None  # the whole process, as the driver sees it
+    energy_joules: float | None = None
+
+
+class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One job: what was asked, what came of it, and what it cost."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    status: Status
+    reason: str | None = None  # one line; None when the status is ok
+    failed_phase: str | None = None
+    log_tail: list[str] = []
+
+    model: str  # the registry name
+    model_title: str
+    parameters: dict[str, Any]
+    size_knob: str | None = None  # the parameter that sets the size of this model
+    dataset: str  # canonical text of data set, options and filter
+    dataset_name: str
+    filter: dict[str, Any]
+    protocol: str
+    seed: int
+    device_requested: str
+    device_used: str | None = None
+    n_threads: int
+    timeout_seconds: float | None = None
+    max_memory_bytes: int | None = None
+    max_gpu_memory_bytes: int | None = None
+
+    data_fingerprint: str
+    split_fingerprint: str
+    code_fingerprint: str
+    n_train_users: int
+    n_items: int
+    n_train_interactions: int
+    n_test_users: int | None = None
+    dropped_users: int | None = None
+
+    metrics: dict[str, float] = {}  # by metric name, e.g. "ndcg@100"
+    standard_errors: dict[str, float] = {}
+    tied_target_share: float | None = None
+
+    n_parameters: int | None = None
+    n_bytes: int | None = None
+    disk_bytes: int | None = None
+    estimated_peak_bytes: int | None = None
+    estimated_model_bytes: int | None = None
+
+    phases: dict[str, Phase] = {}  # load, fit, save, score
+    users_per_second: float | None = None
+    latency_median_seconds: float | None = None
+    latency_p99_seconds: float | None = None
+    peak_rss_bytes: int | None = None  # over all phases; for a failed job, as far as it got
+    memory_method: str | None = None  # how peaks were taken
+    history: dict[str, list[list[float]]] = {}  # what the model logged: name -> [[step, value], ...]
+
+    machine: dict[str, Any] = {}  # fingerprint of the machine
+    calibration: dict[str, float] = {}  # gemm_gflops, read_gb_per_second of this machine at this time
+    versions: dict[str, str] = {}
+    started_at: str = ""  # ISO 8601, UTC
+
+    def flat(self) -> dict[str, Any]:
+        """Return one level of columns: parameters as `parameter.k`, phases as `fit_wall_seconds`, metrics by name."""
+        row = {name: getattr(self, name) for name in self.__struct_fields__}
+        for name, phase in row.pop("phases").items():
+            for column in phase.__struct_fields__:
+                row[f"{name}_{column}"] = getattr(phase, column)
+        row.update({f"parameter.{k}": v for k, v in row.pop("parameters").items()})
+        row.update({f"standard_error.{k}": v for k, v in row.pop("standard_errors").items()})
+        row.update(row.pop("metrics"))
+        return row

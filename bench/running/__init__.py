@@ -1,0 +1,1 @@
+"""Suites, jobs and the processes that run them."""
