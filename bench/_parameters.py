@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_type_hints
@@ -12,11 +11,10 @@ import msgspec
 from recscale.errors import UnknownName, UsageError
 
 
-@functools.cache
 def option_types(cls: type) -> dict[str, Any]:
     """Return the annotated type of each dataclass field of `cls`."""
     hints = get_type_hints(cls, include_extras=True)
-    return {f.name: hints[f.name] for f in fields(cls)}
+    return {f.name: hints[f.name] for f in fields(cls)}  # type: ignore[arg-type]
 
 
 def convert_option(owner: str, name: str, value: Any, annotation: Any) -> Any:
@@ -39,7 +37,7 @@ def convert_fields(instance: Any) -> None:
 
 def build(cls: type, owner: str, options: Mapping[str, Any]) -> Any:
     """Return `cls(**options)`. Raises UnknownName for an option it does not have, UsageError for a bad value."""
-    types = option_types(cls)
+    types: dict[str, Any] = option_types(cls)
     for name in options:
         if name not in types:
             raise UnknownName(f"parameter of {owner}", name, types)

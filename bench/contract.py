@@ -19,6 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from recscale import _state
 from recscale._parameters import convert_fields
 from recscale.errors import DataError, DeadlineExceeded, ModelError
 
@@ -205,7 +206,7 @@ class Model(Options, ABC):
         Parameters are the floating-point entries of dense arrays and the stored entries of sparse ones;
         dense integers and booleans (assignments, look-ups) count in bytes alone.
         """
-        parts = [_count(value) for value in self.state().values()]
+        parts = [_state.count(value) for value in self.state().values()]
         return Size(sum(p for p, _ in parts), sum(b for _, b in parts))
 
     def parameters(self) -> dict[str, Any]:
@@ -216,7 +217,7 @@ class Model(Options, ABC):
         """Write an uncompressed npz (no pickle) to `path`; return the bytes on disk."""
         arrays: dict[str, Any] = {}
         for name, value in self.state().items():
-            arrays.update(_flatten(name, value))
+            arrays.update(_state.flatten(name, value))
         header = {"class": type(self).__name__, "parameters": self.parameters()}
         arrays["recscale"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
         with open(path, "wb") as file:
@@ -231,40 +232,7 @@ class Model(Options, ABC):
             if header["class"] != cls.__name__:
                 raise ModelError(f"{path} holds a {header['class']}, not a {cls.__name__}")
             model = cls(**header["parameters"])
-            return model.load_state(_unflatten(file))
-
-
-def _count(value: Array) -> tuple[int, int]:
-    """Return (parameters, bytes) of one array of a state."""
-    if sp.issparse(value):
-        return int(value.nnz), int(value.data.nbytes + value.indices.nbytes + value.indptr.nbytes)
-    if isinstance(value, np.ndarray):
-        return int(value.size) if value.dtype.kind == "f" else 0, int(value.nbytes)
-    n_entries = int(value.nelement())  # a torch tensor, without importing torch here
-    return n_entries if value.is_floating_point() else 0, n_entries * int(value.element_size())
-
-
-def _flatten(name: str, value: Array) -> dict[str, NDArray[Any]]:
-    """Return the arrays under which one entry of a state lies in the npz."""
-    if sp.issparse(value):
-        parts = {"data": value.data, "indices": value.indices, "indptr": value.indptr}
-        return {f"{name}.{part}": array for part, array in parts.items()} | {f"{name}.shape": np.array(value.shape)}
-    return {name: value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()}
-
-
-def _unflatten(file: Mapping[str, NDArray[Any]]) -> dict[str, Array]:
-    """Undo `_flatten` for a whole file."""
-    state: dict[str, Array] = {}
-    for key in file:
-        name, _, part = key.partition(".")
-        if key == "recscale" or part not in ("", "shape"):
-            continue
-        if part == "shape":
-            triple = (file[f"{name}.data"], file[f"{name}.indices"], file[f"{name}.indptr"])
-            state[name] = sp.csr_array(triple, shape=tuple(file[key]))
-        else:
-            state[name] = file[key]
-    return state
+            return model.load_state(_state.unflatten(file))
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,9 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     metrics: dict[str, float] = {}  # by metric name, e.g. "ndcg@100"
     standard_errors: dict[str, float] = {}
     tied_target_share: float | None = None
+    mrr_optimistic: float | None = None  # if every tie fell for the target, and against it
+    mrr_pessimistic: float | None = None
+    warnings: list[str] = []
 
     n_parameters: int | None = None
     n_bytes: int | None = None
@@ -71,10 +74,13 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     phases: dict[str, Phase] = {}  # load, fit, save, score
     users_per_second: float | None = None
+    scoring_seconds: float | None = None  # within the score phase: the model's own share
+    ranking_seconds: float | None = None  # and that of ranking and metrics
     latency_median_seconds: float | None = None
     latency_p99_seconds: float | None = None
     peak_rss_bytes: int | None = None  # over all phases; for a failed job, as far as it got
-    memory_method: str | None = None  # how peaks were taken
+    memory_method: str | None = None  # how peaks were taken: vmhwm or sampled
+    energy_sources: list[str] = []  # what energy_joules covers: cpu, gpu
     history: dict[str, list[list[float]]] = {}  # what the model logged: name -> [[step, value], ...]
 
     machine: dict[str, Any] = {}  # fingerprint of the machine

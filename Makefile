@@ -1,0 +1,42 @@
+# make bench: environment, installation, every model on the embedded data, the report.
+# make test: environment, then everything that CI runs. make perf: the benchmarks.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROFILE ?= quick
+STORE ?= results
+export PYTHONSAFEPATH = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: bench test perf system-packages clean
+.DEFAULT_GOAL := bench
+
+bench: $(VENV)/.installed
+	$(BIN)/recscale run-all --profile $(PROFILE) --protocol fold-in --protocol hold-one-out --store $(STORE)
+	@echo "the report: $(STORE)/report/report.html and $(STORE)/report/report.md"
+
+test: $(VENV)/.tox-installed
+	$(BIN)/tox
+
+perf: $(VENV)/.tox-installed
+	$(BIN)/tox -e perf
+
+# CHOLMOD is optional: where its two Debian packages can neither be found nor installed, the rest goes on without it.
+system-packages:
+	@sh .ci/system-packages
+
+$(VENV)/.tox-installed: | system-packages
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "tox>=4.23"
+	touch $@
+
+$(VENV)/.installed: pyproject.toml | system-packages
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[cholmod]" || \
+	  echo "recscale goes on without CHOLMOD: its jobs will be recorded as skipped"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .tox build dist *.egg-info

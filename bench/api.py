@@ -1,0 +1,99 @@
+"""What the command line does, for Python: run, report, and the pieces one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recscale import registry
+from recscale._parameters import build
+from recscale.contract import Dataset, Filter, HeldOut, Model, Split
+from recscale.errors import UnknownName
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from recscale.evaluation.evaluate import Evaluation
+
+
+def run(
+    *datasets: Any, store: str | Path = "results", overwrite: str = "never", progress: bool = True, **suite: Any
+) -> pd.DataFrame:
+    """Run models on data sets and return the records, a row a job, failures included.
+
+    `suite` takes the keys of a suite file: models, protocols (or protocol), seeds, metrics, device, timeout,
+    max_memory, max_gpu_memory, jobs, profile, plugins. No models at all means every model over its sizes.
+    Raises UsageError, UnknownName, DataError or StoreError; a job that fails is a row, not an error.
+    """
+    import msgspec
+    import pandas as pd
+
+    from recscale.errors import UsageError
+    from recscale.running.display import display_for
+    from recscale.running.runner import Runner, open_store
+    from recscale.running.suite import Suite
+
+    if overwrite not in ("never", "failed", "always"):
+        raise UnknownName("way to overwrite", overwrite, ["never", "failed", "always"])
+    if "protocol" in suite:
+        suite["protocols"] = [suite.pop("protocol")]
+    for key in suite:
+        if key not in Suite.__struct_fields__:
+            raise UnknownName("key of a suite", key, Suite.__struct_fields__)
+    wanted = {**suite, **({"datasets": list(datasets)} if datasets else {})}
+    try:
+        checked = msgspec.convert(wanted, Suite, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(str(error)) from None
+    runner = Runner(checked, open_store(store), display_for(quiet=not progress), overwrite)  # type: ignore[arg-type]
+    return pd.DataFrame([record.flat() for record in runner.run()])
+
+
+def records(store: str | Path = "results") -> pd.DataFrame:
+    """Return every record of a store, a row a record. Raises StoreError."""
+    from recscale.records.store import Store
+
+    frame: pd.DataFrame = Store(store).frame()
+    return frame
+
+
+def report(store: str | Path = "results", out: str | Path | None = None, *, metric: str | None = None) -> list[Path]:
+    """Write tables, figures and a page from the records of a store; return the files written."""
+    from recscale.records.store import Store
+    from recscale.reporting.page import write_report
+
+    return write_report(Store(store).records(), Path(out or Path(store) / "report"), metric=metric)
+
+
+def model(name: str, *, plugins: Sequence[str] = (), **parameters: Any) -> Model:
+    """Return an unfitted model by name. Raises UnknownName or UsageError."""
+    built: Model = build(registry.model_spec(name, plugins).model, name, parameters)
+    return built
+
+
+def dataset(name: str, *, filter: str | Filter | None = None, plugins: Sequence[str] = (), **options: Any) -> Dataset:
+    """Load a data set by name through its own filter, or the one given. Raises UnknownName or DataError."""
+    from recscale.evaluation.filtering import apply_filter, resolve_filter
+
+    spec = registry.dataset_spec(name, plugins)
+    rule = filter if isinstance(filter, Filter) else resolve_filter(filter or spec.filter, {})
+    return apply_filter(build(spec.source, name, options).load(), rule)
+
+
+def split(data: Dataset, protocol: str = "fold-in", **options: Any) -> Split:
+    """Return the training rows and held-out users of a data set under a protocol. Raises UnknownName."""
+    from recscale.evaluation.splitting import resolve_protocol
+    from recscale.evaluation.splitting import split as divide
+
+    return divide(data, resolve_protocol(protocol, options))
+
+
+def evaluate(fitted: Model, held_out: HeldOut, metrics: Sequence[str]) -> Evaluation:
+    """Rank the whole catalogue for held-out users and return the metrics, per user and in the mean."""
+    from recscale.evaluation.evaluate import evaluate as measure
+
+    return measure(fitted.score, held_out, metrics)
+
+
+__all__ = ["dataset", "evaluate", "model", "records", "report", "run", "split"]

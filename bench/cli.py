@@ -1,0 +1,315 @@
+"""The command line: `recscale VERB ...`. Imports inside the verbs keep `--help` and `list` instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from recscale import __version__
+from recscale.errors import RecscaleError, UsageError
+
+if TYPE_CHECKING:
+    from recscale.records.record import RunRecord
+    from recscale.running.runner import Runner
+    from recscale.running.suite import Suite
+
+EXIT_FAILED_JOB = 1
+EXIT_WRONG_USE = 2
+EXIT_INTERRUPTED = 130
+DEFAULT_STORE = Path("results")
+
+app = App(
+    name="recscale",
+    version=__version__,
+    help_format="plaintext",
+    default_parameter=Parameter(negative_iterable=(), show_default=False),
+    help="Measure recommenders: accuracy against parameters, bytes, memory, time and energy.",
+    help_epilogue="""Examples:
+  recscale run-all --profile quick
+  recscale run gowalla --protocol fixed -m "ease[l2=80]" -m popularity
+  recscale run --data ratings.csv --min-rating 4 -m "ease[k=50,200]" -m wrmf
+  recscale report --store results
+""",
+)
+_own_file = Group("A file of your own")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class OwnFile:
+    """The flags for a file of one's own."""
+
+    data: Annotated[
+        Path | None, Parameter(group=_own_file, help="csv, tsv, parquet or npz, gzip too, or a YAML entry")
+    ] = None
+    user_column: Annotated[str | None, Parameter(group=_own_file, help="column of the user")] = None
+    item_column: Annotated[str | None, Parameter(group=_own_file, help="column of the item")] = None
+    rating_column: Annotated[str | None, Parameter(group=_own_file, help="column of the rating")] = None
+    time_column: Annotated[str | None, Parameter(group=_own_file, help="column of the timestamp")] = None
+    min_rating: Annotated[float | None, Parameter(group=_own_file, help="drop lower ratings")] = None
+
+    def reference(self) -> dict[str, dict[str, Any]] | None:
+        """Return the data set that these flags describe, or None without --data. Raises UsageError."""
+        columns = {
+            "user": self.user_column,
+            "item": self.item_column,
+            "rating": self.rating_column,
+            "timestamp": self.time_column,
+            "min_rating": self.min_rating,
+        }
+        given = {name: value for name, value in columns.items() if value is not None}
+        if self.data is None:
+            if given:
+                raise UsageError("column names and --min-rating describe a file of your own: give it by --data FILE")
+            return None
+        return {"file": {"path": str(self.data), **given}}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class RunFlags:
+    """The flags of `run`, `run-all`, `plan` and `prepare`."""
+
+    suite: Annotated[Path | None, Parameter(help="a YAML suite; flags override its keys")] = None
+    dataset: Annotated[tuple[str, ...], Parameter(name=["--dataset", "-d"], help="data set, repeatable")] = ()
+    model: Annotated[
+        tuple[str, ...], Parameter(name=["--model", "-m"], help='model, repeatable; "ease[k=50,200]" is a grid')
+    ] = ()
+    protocol: Annotated[tuple[str, ...], Parameter(help="fold-in, hold-one-out or fixed, repeatable")] = ()
+    seeds: Annotated[tuple[int, ...], Parameter(help="seeds of the models", consume_multiple=True)] = ()
+    metric: Annotated[tuple[str, ...], Parameter(help="metric such as ndcg@100, repeatable")] = ()
+    profile: Annotated[Literal["quick", "standard", "full"] | None, Parameter(help="how many sizes a model")] = None
+    device: Annotated[str | None, Parameter(help="auto (default), cpu, cuda or cuda:N")] = None
+    timeout: Annotated[str | None, Parameter(help="hard limit a job, such as 90, 10m or 2h")] = None
+    max_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 8GB")] = None
+    max_gpu_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 16GB")] = None
+    jobs: Annotated[int | None, Parameter(name=["--jobs", "-j"], help="jobs at a time; cores are divided")] = None
+    plugin: Annotated[tuple[str, ...], Parameter(help="Python file with a SPEC of your own, repeatable")] = ()
+    store: Annotated[Path, Parameter(help="folder of the records (results)")] = DEFAULT_STORE
+    overwrite: Annotated[
+        Literal["never", "failed", "always"], Parameter(help="which finished jobs to repeat (never)")
+    ] = "never"
+    json: Annotated[bool, Parameter(negative="", help="print the records as JSON lines")] = False
+    strict: Annotated[bool, Parameter(negative="", help="exit with 1 if a job failed")] = False
+    own_file: OwnFile = field(default_factory=OwnFile)
+
+
+@app.command(
+    help_epilogue="""Examples:
+  recscale run gowalla --protocol fixed -m "ease[l2=80]" -m popularity
+  recscale run ml-100k -m "ease[k=20,50,200]" -m wrmf --timeout 10m --max-memory 8GB
+  recscale run --data ratings.csv --min-rating 4 -m item_knn
+  recscale run --suite suite.yaml
+""",
+)
+def run(*datasets: str, flags: RunFlags = RunFlags()) -> int:
+    """Run models on data sets, one record a job; finished jobs are skipped."""
+    if not (flags.model or flags.suite):
+        raise UsageError("no model given; name one with -m (recscale list shows them), or use recscale run-all")
+    return _run(datasets, flags)
+
+
+@app.command(
+    name="run-all",
+    help_epilogue="""Examples:
+  recscale run-all --profile quick
+  recscale run-all gowalla ml-1m --protocol fold-in --protocol hold-one-out --timeout 1h
+""",
+)
+def run_all(*datasets: str, flags: RunFlags = RunFlags()) -> int:
+    """Run every model over its sizes, then write the report."""
+    code = _run(datasets, flags)
+    _write_report(flags.store, flags.store / "report", None)
+    return code
+
+
+@app.command(
+    help_epilogue="""Example:
+  recscale plan web35m-like -m ease -m popularity --max-memory 8GB
+""",
+)
+def plan(*datasets: str, flags: RunFlags = RunFlags()) -> None:
+    """Show what each job is expected to need, and which ones will be refused; runs nothing."""
+    from recscale.running.printing import print_plan
+
+    print_plan(_runner(datasets, flags).plan(), as_json=flags.json)
+
+
+@app.command(
+    help_epilogue="""Example:
+  recscale prepare ml-20m --protocol fold-in
+""",
+)
+def prepare(*datasets: str, flags: RunFlags = RunFlags()) -> None:
+    """Download, filter and split data sets into the cache, and print their figures."""
+    from recscale.running.printing import print_prepared
+
+    print_prepared(_runner(datasets, flags).prepare(), as_json=flags.json)
+
+
+@app.command(
+    name="list",
+    help_epilogue="""Example:
+  recscale list models --plugin my_model.py
+""",
+)
+def list_(kind: Literal["all", "models", "datasets"] = "all", *, plugin: tuple[str, ...] = ()) -> None:
+    """List the models and data sets that can be used by name."""
+    from recscale.registry import entries
+
+    lines = []
+    for title, one in (("models", "model"), ("datasets", "dataset")):
+        if kind not in ("all", title):
+            continue
+        found = entries(one, plugin)  # type: ignore[arg-type]
+        width = max(map(len, found), default=0)
+        lines.append(f"{title.capitalize() if one == 'model' else 'Data sets'}:")
+        for entry in found.values():
+            extra = entry.literals.get("extra")
+            note = "".join(
+                [f" (extra: {extra})" if extra else "", f" ({entry.origin})" if entry.origin != "built in" else ""]
+            )
+            lines.append(f"  {entry.name:<{width}}  {entry.title}{note}")
+    _print("\n".join(lines))
+
+
+@app.command(
+    help_epilogue="""Example:
+  recscale info ease
+""",
+)
+def info(name: str, *, plugin: tuple[str, ...] = ()) -> None:
+    """Describe a model or a data set: options, ranges, source."""
+    from recscale.running.printing import describe
+
+    _print(describe(name, list(plugin)))
+
+
+@app.command(
+    help_epilogue="""Example:
+  recscale report --store results --out report --metric ndcg@100
+""",
+)
+def report(
+    *,
+    store: Path = DEFAULT_STORE,
+    out: Path | None = None,
+    metric: str | None = None,
+) -> None:
+    """Write tables, figures and a page from the records of a store."""
+    _write_report(store, out or store / "report", metric)
+
+
+@app.command(
+    help_epilogue="""Examples:
+  recscale check ease
+  recscale check --plugin my_model.py
+""",
+)
+def check(*names: str, plugin: tuple[str, ...] = (), seed: int = 0) -> int:
+    """Run the conformance suite on models; without a name, on those of --plugin."""
+    from recscale.running.printing import print_checks
+
+    names = names or tuple(Path(p).stem for p in plugin)
+    if not names:
+        raise UsageError("name a model to check, or give a file by --plugin; recscale list models shows the names")
+    return 0 if print_checks(names, list(plugin), seed) else EXIT_FAILED_JOB
+
+
+@app.command(help_epilogue="Example:\n  recscale doctor\n")
+def doctor() -> None:
+    """Show what this machine has, which extras are there, and how fast it is."""
+    from recscale.running.printing import print_doctor
+
+    print_doctor()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 fine, 1 a failed job under --strict, 2 wrong use, 130 interrupted."""
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        sys.exit(_complain(f"{' '.join(str(error).split())} (see recscale --help)"))
+    except RecscaleError as error:
+        sys.exit(_complain(" ".join(str(error).split())))
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: finished jobs are kept; run the same command again to go on\n")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> int:
+    sys.stderr.write(f"recscale: {message}\n")
+    return EXIT_WRONG_USE
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _suite(datasets: Sequence[str], flags: RunFlags) -> Suite:
+    """Return the suite of a file with the flags laid over it."""
+    import msgspec
+
+    from recscale.running.suite import Suite, load_suite
+
+    suite = load_suite(flags.suite) if flags.suite else Suite()
+    own = flags.own_file.reference()
+    named: list[Any] = [*datasets, *flags.dataset, *([own] if own else [])]
+    changes: dict[str, Any] = {
+        "datasets": named,
+        "protocols": list(flags.protocol),
+        "models": list(flags.model),
+        "seeds": list(flags.seeds),
+        "metrics": list(flags.metric),
+        "plugins": [*suite.plugins, *(str(Path(p).resolve()) for p in flags.plugin)],
+        "profile": flags.profile,
+        "device": flags.device,
+        "timeout": flags.timeout,
+        "max_memory": flags.max_memory,
+        "max_gpu_memory": flags.max_gpu_memory,
+        "jobs": flags.jobs,
+    }
+    return msgspec.structs.replace(suite, **{k: v for k, v in changes.items() if v not in (None, [])})
+
+
+def _runner(datasets: Sequence[str], flags: RunFlags) -> Runner:
+    from recscale.running.display import display_for
+    from recscale.running.runner import Runner, open_store
+
+    suite = _suite(datasets, flags)
+    return Runner(suite, open_store(flags.store), display_for(quiet=False), flags.overwrite)
+
+
+def _run(datasets: Sequence[str], flags: RunFlags) -> int:
+    from recscale.running.printing import print_records
+
+    records = _runner(datasets, flags).run()
+    print_records(records, as_json=flags.json)
+    return EXIT_FAILED_JOB if flags.strict and _any_failed(records) else 0
+
+
+def _any_failed(records: Sequence[RunRecord]) -> bool:
+    return any(record.status not in ("ok", "skipped") for record in records)
+
+
+def _write_report(store: Path, folder: Path, metric: str | None) -> None:
+    from recscale.records.store import Store
+    from recscale.reporting.page import write_report
+
+    opened = Store(store)
+    records = opened.records()
+    for unreadable in opened.unreadable:
+        sys.stderr.write(f"recscale: left out {unreadable.path}: {unreadable.reason}\n")
+    for path in write_report(records, folder, metric=metric):
+        if path.suffix in (".html", ".md"):
+            sys.stderr.write(f"wrote {path}\n")

@@ -1,0 +1,189 @@
+"""The result store: one atomic JSON file a job, the per-user vectors beside it, safe for several writers.
+
+Layout: `<root>/<machine>/<data set>/<protocol>/<model>-<key>.json`, with `<model>-<key>.npz` for the vectors.
+A file is written beside its place and moved there, vectors first, so what can be read is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from recscale.errors import StoreError
+from recscale.records.record import SCHEMA_VERSION, RunRecord
+
+_LOCKS = ".locks"
+_WORK = ".work"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file in the store that holds no record, and why."""
+
+    path: Path
+    reason: str
+
+
+class Store:
+    """Records under a folder. Raises StoreError, always in one line, for a folder that cannot serve.
+
+    `machine` is the name of this machine's sub-folder; reading takes in every machine.
+    """
+
+    def __init__(self, root: str | Path, machine: str = "unknown") -> None:
+        self.root = Path(root)
+        self.machine = machine
+        self.unreadable: list[Unreadable] = []
+
+    def make_writable(self) -> None:
+        """Create the folder if it is missing and make sure that files can be made in it."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise StoreError(
+                f"the store {self.root} cannot be written: {_why(error)}; choose another: --store"
+            ) from None
+
+    def work_folder(self) -> Path:
+        """Return the folder for the files of running jobs, on the same file system as the store."""
+        folder = self.root / _WORK
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def path_of(self, *, dataset: str, protocol: str, model: str, key: str) -> Path:
+        """Return where the record of a job lies."""
+        return self.root / self.machine / _slug(dataset) / _slug(protocol) / f"{model}-{key[:16]}.json"
+
+    def get(self, *, dataset: str, protocol: str, model: str, key: str) -> RunRecord | None:
+        """Return the record of a job, or None if there is none that can be read."""
+        path = self.path_of(dataset=dataset, protocol=protocol, model=model, key=key)
+        if not path.is_file():
+            return None
+        found = self._read(path)
+        return found if found is not None and found.key == key else None
+
+    def put(self, record: RunRecord, per_user: Mapping[str, NDArray[Any]] | None = None) -> Path:
+        """Write a record and its per-user vectors; return the path of the record."""
+        path = self.path_of(dataset=record.dataset, protocol=record.protocol, model=record.model, key=record.key)
+        content = msgspec.json.format(msgspec.json.encode(record), indent=1)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            vectors = path.with_suffix(".npz")
+            if per_user:
+                buffer = io.BytesIO()
+                np.savez_compressed(buffer, allow_pickle=False, **per_user)
+                _replace(vectors, buffer.getvalue())
+            else:
+                vectors.unlink(missing_ok=True)
+            _replace(path, content)
+        except OSError as error:
+            raise StoreError(
+                f"the record of {record.model} could not be written to {self.root}: {_why(error)};"
+                " finished jobs are kept: run the same command again once that is mended"
+            ) from None
+        return path
+
+    def per_user(self, record: RunRecord) -> dict[str, NDArray[Any]]:
+        """Return the per-user metric vectors of a record, by metric name; empty for a failure."""
+        pattern = f"*/{_slug(record.dataset)}/{_slug(record.protocol)}/{record.model}-{record.key[:16]}.npz"
+        for path in self.root.glob(pattern):
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file}
+        return {}
+
+    def records(self) -> list[RunRecord]:
+        """Return every record, sorted by its place. Files that hold none are listed in `unreadable`."""
+        if not self.root.is_dir():
+            raise StoreError(f"no store at {self.root}; make one with: recscale run --store {self.root} ...")
+        self.unreadable = []
+        paths = sorted(
+            p for p in self.root.glob("*/*/*/*.json") if not p.relative_to(self.root).parts[0].startswith(".")
+        )
+        return [record for path in paths if (record := self._read(path)) is not None]
+
+    def frame(self) -> Any:
+        """Return all records as a pandas DataFrame, a row a record."""
+        import pandas as pd
+
+        return pd.DataFrame([record.flat() for record in self.records()])
+
+    @contextlib.contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Hold the right to run a job; yields False if another runner holds it. Freed if this process dies."""
+        from filelock import FileLock, Timeout
+
+        folder = self.root / _LOCKS
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{key[:32]}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _read(self, path: Path) -> RunRecord | None:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            self.unreadable.append(Unreadable(path, _why(error)))
+            return None
+        try:
+            version = msgspec.json.decode(content, type=_Versioned).schema_version
+        except msgspec.DecodeError as error:
+            self.unreadable.append(Unreadable(path, f"no record: {error}"))
+            return None
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{path.name} has schema {version}, this recscale reads up to {SCHEMA_VERSION}; upgrade recscale"
+            )
+        try:
+            return msgspec.json.decode(content, type=RunRecord)
+        except msgspec.DecodeError as error:
+            self.unreadable.append(Unreadable(path, f"no record of schema {version}: {error}"))
+            return None
+
+
+class _Versioned(msgspec.Struct):
+    schema_version: int
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write `content` to `path` at once: beside it first, on the disk, then moved into place."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+
+
+def _slug(text: str) -> str:
+    """Return a folder name for a data set or protocol: letters, digits, dots, `=`, `-`; others become `_`."""
+    return re.sub(r"[^A-Za-z0-9.=,-]+", "_", text).strip("_.")[:120] or "unnamed"
+
+
+def _why(error: OSError) -> str:
+    return "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error)).lower()

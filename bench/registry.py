@@ -1,0 +1,214 @@
+"""Finds models and data sets by name, without a list to edit and without importing what is not asked for.
+
+A plug-in is a Python file that assigns `SPEC = ModelSpec(...)` or `SPEC = DatasetSpec(...)`. Three places are
+looked at: the files of `recscale.models` and `recscale.datasets`, the entry points of the same names that other
+packages declare, and files given by path (`--plugin`). The name of the file is the name of the plug-in; `-` and `_`
+are the same letter in it. Titles and citations are read from the source text, so listing imports nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from recscale.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from recscale.contract import DatasetSpec, ModelSpec
+
+Kind = Literal["model", "dataset"]
+_PACKAGES: dict[str, str] = {"model": "recscale.models", "dataset": "recscale.datasets"}
+_SPEC_CLASSES: dict[str, str] = {"model": "ModelSpec", "dataset": "DatasetSpec"}
+_TITLES: dict[str, str] = {"model": "model", "dataset": "data set"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One plug-in: its name, where it comes from, and the literal keywords of its SPEC."""
+
+    kind: Kind
+    name: str
+    module: str  # dotted name, or the path of a file
+    path: Path | None  # its source, where there is one
+    origin: str  # "built in", "entry point of <package>" or "plug-in"
+    literals: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The title in the SPEC, or nothing if it is not a literal."""
+        return str(self.literals.get("title", ""))
+
+
+def canonical_name(kind: Kind, name: str) -> str:
+    """Return the spelling under which a name is registered: models with `_`, data sets with `-`."""
+    lowered = name.strip().lower()
+    return lowered.replace("-", "_") if kind == "model" else lowered.replace("_", "-")
+
+
+def entries(kind: Kind, plugins: Sequence[str | Path] = ()) -> dict[str, Entry]:
+    """Return all plug-ins of a kind by name. Raises UsageError if two share a name or a file is no plug-in."""
+    found: dict[str, Entry] = {}
+    for entry in [*_built_in(kind), *_from_entry_points(kind), *_from_files(kind, plugins)]:
+        if entry.name in found:
+            other = found[entry.name]
+            raise UsageError(
+                f"two {_TITLES[kind]}s are named {entry.name!r}: {other.origin} and {entry.origin}; rename one file"
+            )
+        found[entry.name] = entry
+    return dict(sorted(found.items()))
+
+
+def find(kind: Kind, name: str, plugins: Sequence[str | Path] = ()) -> Entry:
+    """Return the plug-in of that name. Raises UnknownName with the nearest known name."""
+    known = entries(kind, plugins)
+    try:
+        return known[canonical_name(kind, name)]
+    except KeyError:
+        raise UnknownName(_TITLES[kind], name, known) from None
+
+
+def model_spec(name: str, plugins: Sequence[str | Path] = ()) -> ModelSpec:
+    """Import the model of that name and return its SPEC. Raises UnknownName, UsageError or MissingExtra."""
+    spec: ModelSpec = _spec(find("model", name, plugins))
+    return spec
+
+
+def dataset_spec(name: str, plugins: Sequence[str | Path] = ()) -> DatasetSpec:
+    """Import the data set of that name and return its SPEC. Raises UnknownName or UsageError."""
+    spec: DatasetSpec = _spec(find("dataset", name, plugins))
+    return spec
+
+
+def code_fingerprint(entry: Entry) -> str:
+    """Return the SHA-256 of a plug-in's source and of the helper modules `_x.py` beside it that it imports."""
+    if entry.path is None:
+        return ""
+    digest = hashlib.sha256()
+    for path in _with_helpers(entry.path):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _built_in(kind: Kind) -> list[Entry]:
+    package = importlib.import_module(_PACKAGES[kind])
+    found = []
+    for folder in package.__path__:
+        for path in sorted(Path(folder).glob("[!_]*.py")):
+            name, module = canonical_name(kind, path.stem), f"{_PACKAGES[kind]}.{path.stem}"
+            found.append(Entry(kind, name, module, path, "built in", _literals(path, kind) or {}))
+    return found
+
+
+def _from_entry_points(kind: Kind) -> list[Entry]:
+    found = []
+    for point in entry_points(group=_PACKAGES[kind]):
+        located = importlib.util.find_spec(point.module)
+        path = Path(located.origin) if located and located.origin else None
+        origin = f"entry point of {point.dist.name}" if point.dist else "entry point"
+        literals = (_literals(path, kind) if path else None) or {}
+        found.append(Entry(kind, canonical_name(kind, point.name), point.module, path, origin, literals))
+    return found
+
+
+def _from_files(kind: Kind, plugins: Sequence[str | Path]) -> list[Entry]:
+    found = []
+    for plugin in plugins:
+        path = Path(plugin).resolve()
+        if not path.is_file():
+            raise UsageError(f"no plug-in file {plugin}; --plugin takes the path of a Python file that assigns SPEC")
+        kinds = {k: _literals(path, k) for k in _SPEC_CLASSES}
+        if not any(literals is not None for literals in kinds.values()):
+            raise UsageError(f"{plugin} is no plug-in: it assigns neither SPEC = ModelSpec(...) nor DatasetSpec(...)")
+        literals = kinds[kind]
+        if literals is not None:
+            found.append(Entry(kind, canonical_name(kind, path.stem), str(path), path, f"plug-in {plugin}", literals))
+    return found
+
+
+def _parsed(path: Path) -> ast.Module:
+    return _parsed_content(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=512)
+def _parsed_content(path: Path, modified_ns: int) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path.name} does not parse as Python: {error}") from None
+
+
+def _literals(path: Path, kind: str) -> dict[str, Any] | None:
+    """Return the keywords of the file's `SPEC = <class>(...)` that are literals; None if it has no such line."""
+    for node in _parsed(path).body:
+        if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)):
+            continue
+        names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        called = node.value.func
+        called_name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
+        if "SPEC" in names and called_name == _SPEC_CLASSES[kind]:
+            return {k.arg: value for k in node.value.keywords if k.arg and (value := _literal(k.value)) is not None}
+    return None
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def _with_helpers(path: Path) -> list[Path]:
+    """Return `path` and, sorted, every `_x.py` beside it that it imports, directly or through another."""
+    found, waiting = {path}, [path]
+    while waiting:
+        for node in ast.walk(_parsed(waiting.pop())):
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            modules = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+            for module in modules:
+                helper = path.parent / f"{module.rpartition('.')[2]}.py"
+                if helper.stem.startswith("_") and helper.stem != "__init__" and helper.is_file():
+                    waiting.extend({helper} - found)
+                    found.add(helper)
+    return sorted(found)
+
+
+def _spec(entry: Entry) -> Any:
+    from recscale import contract
+
+    module = _import(entry)
+    spec = getattr(module, "SPEC", None)
+    wanted = getattr(contract, _SPEC_CLASSES[entry.kind])
+    if not isinstance(spec, wanted):
+        raise UsageError(f"{entry.origin}: {entry.name} has no SPEC of class {wanted.__name__}")
+    return spec
+
+
+def _import(entry: Entry) -> ModuleType:
+    if entry.path is None or entry.module != str(entry.path):
+        return importlib.import_module(entry.module)
+    digest = hashlib.sha256(str(entry.path).encode() + entry.path.read_bytes()).hexdigest()[:12]
+    name = f"_recscale_plugin_{entry.path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    located = importlib.util.spec_from_file_location(name, entry.path)
+    if located is None or located.loader is None:
+        raise UsageError(f"{entry.path.name} cannot be imported as a Python module")
+    module = importlib.util.module_from_spec(located)
+    sys.modules[name] = module
+    try:
+        located.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(f"{entry.path.name} raised {type(error).__name__} when imported: {error}") from error
+    return module

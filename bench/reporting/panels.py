@@ -1,0 +1,243 @@
+"""One panel of a figure: scores against a cost, a line a model, the frontier behind, failures in a strip below."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from matplotlib import transforms
+from matplotlib.axes import Axes
+
+from recscale.reporting.axes import Axis
+from recscale.reporting.comparisons import Comparison, Configuration
+from recscale.reporting.frontier import frontier
+from recscale.reporting.labels import measured
+from recscale.reporting.palette import INK, Style
+
+Point = tuple[float, float]
+ROW_INCHES = 0.19  # of one line in the strip of failures
+STRIP_PADDING_INCHES = 0.1
+_EDGE = 0.985  # where failures of unknown size stand, in parts of the width from the cheap end
+
+
+@dataclass(frozen=True)
+class Failures:
+    """The failures of one model with one outcome: where they would stand, None for those of unknown size."""
+
+    model: str
+    word: str
+    places: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A model over its sizes: the best configuration of each size, and the others of the same size."""
+
+    model: str
+    points: tuple[Point, ...]
+    errors: tuple[float, ...]
+    others: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What is drawn on one pair of axes."""
+
+    comparison: Comparison
+    axis: Axis
+    styles: Mapping[str, Style]
+
+    def lines(self) -> list[Line]:
+        """Return a line for each model that has points, by name."""
+        metric = self.comparison.metric
+        by_model: dict[str, list[tuple[Configuration, Point]]] = defaultdict(list)
+        for configuration in self.comparison.succeeded:
+            score = configuration.score(metric) if metric else None
+            cost = self.axis.value(configuration)
+            if score is not None and cost is not None:
+                by_model[configuration.model].append((configuration, (cost, score)))
+        return [self._line(model, members) for model, members in sorted(by_model.items())]
+
+    def _line(self, model: str, members: Sequence[tuple[Configuration, Point]]) -> Line:
+        metric = self.comparison.metric or ""
+        best: dict[str, tuple[Configuration, Point]] = {}
+        others: list[Point] = []
+        for configuration, point in members:  # the best come first
+            if best.setdefault(str(configuration.knob_value), (configuration, point))[0] is not configuration:
+                others.append(point)
+        ordered = sorted(best.values(), key=lambda member: _by_size(member[0], member[1]))
+        quantities = [configuration.quantity(metric) for configuration, _ in ordered]
+        errors = tuple(q.standard_error or 0.0 if q else 0.0 for q in quantities)
+        return Line(model, tuple(point for _, point in ordered), errors, tuple(others))
+
+    def failures(self) -> list[Failures]:
+        """Return the failures by model and outcome."""
+        places: dict[tuple[str, str], list[float | None]] = defaultdict(list)
+        for configuration in self.comparison.failed:
+            places[configuration.model, configuration.word].append(self.axis.expected(configuration))
+        return [Failures(model, word, tuple(found)) for (model, word), found in sorted(places.items())]
+
+    def frontier(self) -> list[Point]:
+        """Return the corners of the frontier, from the cheapest point to the dearest."""
+        points = [point for line in self.lines() for point in (*line.points, *line.others)]
+        found = frontier(points, lower_cost=self.axis.lower_is_better, higher_score=self.comparison.higher_is_better)
+        return [points[index] for index in found]
+
+
+def _by_size(configuration: Configuration, point: Point) -> tuple[float, float]:
+    value = configuration.knob_value
+    return (float(value) if isinstance(value, int | float) else 0.0, point[0])
+
+
+def strip_inches(panel: Panel) -> float:
+    """Return the height that the strip of failures takes; 0 if nothing failed."""
+    n_rows = len(panel.failures())
+    return n_rows * ROW_INCHES + STRIP_PADDING_INCHES if n_rows else 0.0
+
+
+def draw_panel(axes: Axes, strip: Axes | None, panel: Panel, *, emphasis: bool) -> None:
+    """Draw a panel; `emphasis` is for the one panel of a large figure: error bars and larger marks."""
+    _frame(axes, panel)
+    scale = 1.0 if emphasis else 0.72
+    corners = staircase(panel, axes)
+    if corners:
+        axes.plot(*zip(*corners, strict=True), color=INK, alpha=0.22, linewidth=5.0 * scale, solid_joinstyle="round")
+    for line in panel.lines():
+        style = panel.styles[line.model]
+        if line.others:
+            axes.plot(
+                *zip(*line.others, strict=True),
+                color=style.colour,
+                marker=style.marker,
+                ls="",
+                ms=3.4 * scale,
+                alpha=0.4,
+            )
+        if emphasis:
+            xs, ys = zip(*line.points, strict=True)
+            axes.errorbar(xs, ys, yerr=line.errors, fmt="none", ecolor=style.colour, elinewidth=1.0, alpha=0.55)
+        axes.plot(
+            *zip(*line.points, strict=True),
+            color=style.colour,
+            marker=style.marker,
+            ms=7.0 * scale,
+            lw=1.9 * scale,
+            mew=0,
+        )
+    if strip is not None:
+        _draw_failures(strip, panel, font_size=9.0 if emphasis else 7.5)
+
+
+def staircase(panel: Panel, axes: Axes) -> list[Point]:
+    """Return the frontier as a polyline: the score that a cost buys, drawn on to the dear end of the axis."""
+    corners = panel.frontier()
+    if not corners:
+        return []
+    low, high = axes.get_xlim()
+    steps = [corners[0]]
+    for (_, score), (next_cost, next_score) in pairwise(corners):
+        steps += [(next_cost, score), (next_cost, next_score)]
+    return [*steps, (high if panel.axis.lower_is_better else low, corners[-1][1])]
+
+
+def _frame(axes: Axes, panel: Panel) -> None:
+    """Set limits, ticks and grid; all that is not data is thin and grey."""
+    axes.set_xscale("log")
+    low, high = _limits(panel)
+    axes.set_xlim(low, high)
+    points = [point for line in panel.lines() for point in (*line.points, *line.others)]
+    if points:
+        bottom, top = min(y for _, y in points), max(y for _, y in points)
+        margin = 0.08 * (top - bottom) or 0.08 * abs(top) or 0.1
+        axes.set_ylim(bottom - margin, top + margin)
+    else:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no run finished", transform=axes.transAxes, ha="center", va="center", color=INK)
+    axes.set_xticks(_ticks(low, high))
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(lambda value, _: panel.axis.write(value))
+    axes.grid(True, color=INK, alpha=0.2, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, length=0, pad=5)
+    axes.locator_params(axis="y", nbins=6)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set(color=INK, linewidth=0.8)
+
+
+def _limits(panel: Panel) -> Point:
+    """Return the ends of the cost axis: all points and all failures of known size, with some room."""
+    costs = [x for line in panel.lines() for x, _ in (*line.points, *line.others)]
+    costs += [x for failures in panel.failures() for x in failures.places if x is not None]
+    low, high = min(costs, default=1.0), max(costs, default=10.0)
+    room = max(0.07 * math.log10(high / low), 0.12)
+    return low / 10**room, high * 10**room
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return round numbers between the ends: 3 to 7 of them, powers of ten if there are enough."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    for step in (4, 3, 2, 1):
+        ticks = [10.0**e for e in range(first - first % step, last + 1, step) if low <= 10.0**e <= high]
+        if len(ticks) >= 4 or (step == 1 and len(ticks) >= 3):
+            return ticks
+    for digits in ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(1 + i / 5 for i in range(45))):
+        ticks = [m * 10.0**e for e in range(first, last + 1) for m in digits if low <= m * 10.0**e <= high]
+        if len(ticks) >= 3:
+            return ticks
+    return ticks
+
+
+def _draw_failures(strip: Axes, panel: Panel, *, font_size: float) -> None:
+    """Draw a strip below the axis: a row for each model and outcome, crosses where they would stand, and the word."""
+    rows = panel.failures()
+    strip.set_xscale("log")
+    strip.set_xlim(_limits(panel))
+    strip.set_ylim(len(rows) - 0.5 + 0.25, -0.5 - 0.25)
+    strip.set_xticks(_ticks(*_limits(panel)))
+    strip.set_xticks([], minor=True)
+    strip.set_yticks([])
+    strip.xaxis.set_major_formatter(lambda value, _: panel.axis.write(value))
+    strip.grid(True, axis="x", color=INK, alpha=0.2, linewidth=0.6)
+    strip.tick_params(colors=INK, length=0, pad=5)
+    strip.patch.set(facecolor=INK, alpha=0.08)
+    for side in strip.spines.values():
+        side.set_visible(False)
+    strip.text(-0.012, 0, "failed", transform=_mixed(strip), color=INK, fontsize=font_size, ha="right", va="center")
+    for index, row in enumerate(rows):
+        _draw_row(strip, row, index, panel, font_size)
+
+
+def _mixed(strip: Axes) -> transforms.Transform:
+    """Return a transform from parts of the width and numbers of rows."""
+    return transforms.blended_transform_factory(strip.transAxes, strip.transData)
+
+
+def _draw_row(strip: Axes, row: Failures, index: int, panel: Panel, font_size: float) -> None:
+    to_width = strip.transData + strip.transAxes.inverted()
+    edge = _EDGE if panel.axis.lower_is_better else 1 - _EDGE
+    places = sorted({edge if x is None else float(to_width.transform((x, index))[0]) for x in row.places})
+    colour = panel.styles[row.model].colour
+    strip.plot(
+        places,
+        [index] * len(places),
+        ls="",
+        marker="x",
+        ms=0.62 * font_size,
+        mew=1.6,
+        color=colour,
+        transform=_mixed(strip),
+    )
+    text = strip.text(
+        0, index, f"{row.model} {row.word}", fontsize=font_size, color=colour, transform=_mixed(strip), va="center"
+    )
+    figure = strip.get_figure(root=True)
+    width = measured(figure, text)[0] / strip.get_window_extent().width  # type: ignore[arg-type]
+    gap = 0.62 * font_size / 72 / (strip.get_window_extent().width / figure.dpi)  # type: ignore[union-attr]
+    if places[-1] + gap + width <= 1:
+        text.set(x=places[-1] + gap, ha="left")
+    else:
+        text.set(x=places[0] - gap, ha="right")

@@ -1,0 +1,171 @@
+"""A job: one model on one split, with everything that a worker needs and the key under which its record lies."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from recscale.measuring.budget import Budget
+from recscale.records.record import SCHEMA_VERSION, RunRecord
+
+MEMORY_FAILURES = ("refused", "out_of_memory")
+CLEARLY_LARGER = 1.25  # free memory, the budget where none is given, is never the same twice
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A file that a data set was read from, so that a change is noticed."""
+
+    path: str
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> Source:
+        """Describe the file at `path`."""
+        status = path.stat()
+        return cls(str(path), status.st_size, status.st_mtime_ns)
+
+
+class Data(msgspec.Struct, frozen=True, kw_only=True):
+    """A data set with its options, filter and protocol, all checked and complete."""
+
+    name: str
+    text: str  # canonical: what a person would type to get the same again
+    options: dict[str, Any]
+    filter: dict[str, Any]
+    filter_name: str | None
+    protocol: str
+    protocol_options: dict[str, Any]
+    protocol_text: str
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a split once it lies in the cache."""
+
+    split_path: str
+    data_fingerprint: str
+    split_fingerprint: str
+    n_users: int  # all users that survived the filter, held-out ones included
+    n_train_users: int
+    n_items: int
+    n_interactions: int  # after the filter
+    n_train_interactions: int
+    n_train_pairs: int
+    n_valid_users: int
+    n_test_users: int
+    dropped_users: int
+    load_seconds: float
+    sources: list[Source]
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One model on one split."""
+
+    model: str
+    model_title: str
+    text: str  # the model with its size and whatever else differs from its defaults
+    parameters: dict[str, Any]
+    size_knob: str | None
+    data: Data
+    prepared: Prepared
+    seed: int
+    device_requested: str
+    device: str | None  # None: this machine has no such device, and `unavailable` says why
+    unavailable: str | None
+    n_threads: int
+    metrics: list[str]
+    limits: Budget
+    code_fingerprint: str
+    plugins: list[str]
+    estimated_peak_bytes: int | None = None
+    estimated_model_bytes: int | None = None
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of what decides the result: not the budget, the metrics or the number of threads."""
+        decisive = {
+            "schema": SCHEMA_VERSION,
+            "model": self.model,
+            "parameters": self.parameters,
+            "dataset": self.data.text,
+            "protocol": self.data.protocol_text,
+            "seed": self.seed,
+            "device": self.device or self.device_requested,
+            "data_fingerprint": self.prepared.data_fingerprint,
+            "split_fingerprint": self.prepared.split_fingerprint,
+            "code_fingerprint": self.code_fingerprint,
+        }
+        return hashlib.sha256(msgspec.json.encode(decisive, order="sorted")).hexdigest()
+
+    @property
+    def label(self) -> str:
+        """What a person calls this job."""
+        return f"{self.text} on {self.data.text}, {self.data.protocol_text}, seed {self.seed}"
+
+    def is_settled_by(self, record: RunRecord, overwrite: str) -> bool:
+        """Tell whether `record` makes running this job again needless.
+
+        A finished record settles it if it has every metric asked for; a failure settles it unless `overwrite` is
+        "failed", or it failed for want of memory or time and the budget is clearly larger now.
+        """
+        if overwrite == "always":
+            return False
+        if record.status == "ok":
+            return set(self.metrics) <= set(record.metrics)
+        if overwrite == "failed":
+            return False
+        pairs = {
+            "timeout": (self.limits.timeout_seconds, record.timeout_seconds),
+            "out_of_gpu_memory": (self.limits.max_gpu_memory_bytes, record.max_gpu_memory_bytes),
+            **dict.fromkeys(MEMORY_FAILURES, (self.limits.max_memory_bytes, record.max_memory_bytes)),
+        }
+        if record.status not in pairs:
+            return True
+        now, then = (float("inf") if limit is None else limit for limit in pairs[record.status])
+        return now <= then * CLEARLY_LARGER
+
+    def blank_record(self) -> dict[str, Any]:
+        """Return the fields of a record that are known before the job runs."""
+        return {
+            "key": self.key,
+            "model": self.model,
+            "model_title": self.model_title,
+            "parameters": self.parameters,
+            "size_knob": self.size_knob,
+            "dataset": self.data.text,
+            "dataset_name": self.data.name,
+            "filter": self.data.filter,
+            "protocol": self.data.protocol_text,
+            "seed": self.seed,
+            "device_requested": self.device_requested,
+            "n_threads": self.n_threads,
+            "timeout_seconds": self.limits.timeout_seconds,
+            "max_memory_bytes": self.limits.max_memory_bytes,
+            "max_gpu_memory_bytes": self.limits.max_gpu_memory_bytes,
+            "data_fingerprint": self.prepared.data_fingerprint,
+            "split_fingerprint": self.prepared.split_fingerprint,
+            "code_fingerprint": self.code_fingerprint,
+            "n_train_users": self.prepared.n_train_users,
+            "n_items": self.prepared.n_items,
+            "n_train_interactions": self.prepared.n_train_interactions,
+            "n_test_users": self.prepared.n_test_users,
+            "dropped_users": self.prepared.dropped_users,
+            "estimated_peak_bytes": self.estimated_peak_bytes,
+            "estimated_model_bytes": self.estimated_model_bytes,
+        }
+
+
+class Request(msgspec.Struct, kw_only=True):
+    """What a parent asks of a worker process."""
+
+    task: str  # "run", "prepare", "calibrate" or "check"
+    job: Job | None = None
+    data: Data | None = None
+    name: str | None = None
+    split_path: str | None = None
+    plugins: list[str] = []
+    limits: Budget = Budget()
+    deadline_seconds: float | None = None

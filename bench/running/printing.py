@@ -1,0 +1,211 @@
+"""What the verbs of the command line print: plans, descriptions, records, checks and the state of the machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, fields
+from typing import Any
+
+import msgspec
+
+from recscale import __version__, registry
+from recscale._parameters import option_types
+from recscale.contract import DatasetSpec, Filter, ModelSpec
+from recscale.errors import RecscaleError, UnknownName
+from recscale.measuring.machine import calibrate, fingerprint, versions
+from recscale.measuring.size import MISSING as NOTHING
+from recscale.measuring.size import format_bytes, format_count, format_seconds
+from recscale.records.record import RunRecord
+from recscale.running.display import figures, summary
+from recscale.running.job import Data, Prepared
+from recscale.running.runner import Plan
+from recscale.testing.conformance import check
+
+EXTRAS = {"cholmod": "sksparse", "gpu": "pynvml"}
+
+
+def print_plan(plan: Plan, *, as_json: bool) -> None:
+    """Print a line a job: what it is expected to need and what will become of it."""
+    rows: list[dict[str, Any]] = []
+    for job in plan.jobs:
+        settled = plan.settled.get(job.key)
+        fate = "run"
+        if settled is not None:
+            fate = f"finished before: {settled.status}"
+        elif job.key in plan.refusals:
+            fate = f"refused: {plan.refusals[job.key]}"
+        elif job.unavailable:
+            fate = f"skipped: {job.unavailable}"
+        rows.append(
+            {
+                "job": job.label,
+                "device": job.device or job.device_requested,
+                "estimated_peak_bytes": job.estimated_peak_bytes,
+                "estimated_model_bytes": job.estimated_model_bytes,
+                "fate": fate,
+            }
+        )
+    if as_json:
+        _out("\n".join(msgspec.json.encode(row).decode() for row in rows))
+        return
+    shown = [
+        [r["job"], r["device"], _bytes(r["estimated_peak_bytes"]), _bytes(r["estimated_model_bytes"]), r["fate"]]
+        for r in rows
+    ]
+    _out(columns(["job", "device", "memory beyond the data", "model", "what will happen"], shown))
+
+
+def print_prepared(prepared: Sequence[tuple[Data, Prepared]], *, as_json: bool) -> None:
+    """Print the figures of prepared splits."""
+    for data, one in prepared:
+        if as_json:
+            _out(msgspec.json.encode({"data": data, "prepared": one}).decode())
+        else:
+            _out(f"{data.text}, {data.protocol_text}: {figures(one)}\n  split {one.split_fingerprint}")
+
+
+def print_records(records: Sequence[RunRecord], *, as_json: bool) -> None:
+    """Print one line a record: JSON for programs, otherwise a table with failures in place."""
+    if as_json:
+        _out("\n".join(msgspec.json.encode(record).decode() for record in records))
+        return
+    by_split: dict[tuple[str, str], list[RunRecord]] = {}
+    for record in records:
+        by_split.setdefault((record.dataset, record.protocol), []).append(record)
+    for (dataset, protocol), group in by_split.items():
+        names = list(dict.fromkeys(name for record in group for name in record.metrics))[:5]
+        rows = [[_configuration(r, group), *_cells(r, names)] for r in group]
+        _out(f"\n{dataset}, {protocol}")
+        _out(columns(["model", *names, "parameters", "size", "fit", "fit peak", "users/s"], rows))
+
+
+def _cells(record: RunRecord, names: Sequence[str]) -> list[str]:
+    if record.status != "ok":
+        return [summary(record)]
+    fit = record.phases["fit"]
+    return [
+        *(f"{record.metrics[name]:.4f}" if name in record.metrics else NOTHING for name in names),
+        format_count(record.n_parameters),
+        format_bytes(record.n_bytes),
+        format_seconds(fit.wall_seconds),
+        format_bytes(fit.peak_rss_bytes),
+        format_count(record.users_per_second),
+    ]
+
+
+def _configuration(record: RunRecord, group: Sequence[RunRecord]) -> str:
+    """Return the model with the parameters in which the records of the group differ."""
+    same = [r for r in group if r.model == record.model]
+    differing = {k: v for k, v in record.parameters.items() if len({str(r.parameters.get(k)) for r in same}) > 1}
+    if record.size_knob is not None:
+        differing[record.size_knob] = record.parameters[record.size_knob]
+    if len({r.seed for r in same}) > 1:
+        differing["seed"] = record.seed
+    inside = ",".join(f"{k}={v}" for k, v in differing.items())
+    return f"{record.model}[{inside}]" if inside else record.model
+
+
+def describe(name: str, plugins: list[str]) -> str:
+    """Return what there is to know of a model or data set of that name. Raises UnknownName."""
+    models, datasets = registry.entries("model", plugins), registry.entries("dataset", plugins)
+    if registry.canonical_name("model", name) in models:
+        return _describe_model(registry.canonical_name("model", name), plugins)
+    if registry.canonical_name("dataset", name) in datasets:
+        return _describe_dataset(registry.canonical_name("dataset", name), plugins)
+    raise UnknownName("model or data set", name, [*models, *datasets])
+
+
+def _describe_model(name: str, plugins: list[str]) -> str:
+    spec: ModelSpec = registry.model_spec(name, plugins)
+    doc = (spec.model.__doc__ or "").strip()
+    rows = []
+    for f in fields(spec.model):  # type: ignore[arg-type]
+        searched = spec.sizes if f.name == spec.size_knob else spec.space.get(f.name, "")
+        rows.append([f.name, str(f.type), str(f.default), str(searched)])
+    lines = [f"{name}: {spec.title}", spec.cite, "", doc, "", columns(["option", "type", "default", "searched"], rows)]
+    lines.append(f"\nsize knob: {spec.size_knob}; devices: {', '.join(spec.devices)}; extra: {spec.extra or 'none'}")
+    return "\n".join(lines)
+
+
+def _describe_dataset(name: str, plugins: list[str]) -> str:
+    spec: DatasetSpec = registry.dataset_spec(name, plugins)
+    rows = [
+        [option, _type_name(annotation), _default(spec.source, option)]
+        for option, annotation in option_types(spec.source).items()
+    ]
+    rules = [[option, _type_name(kind), _default(Filter, option)] for option, kind in option_types(Filter).items()]
+    lines = [f"{name}: {spec.title}", spec.cite, spec.url, f"licence: {spec.licence or 'not stated'}", ""]
+    lines += [columns(["option", "type", "default"], [*rows, ["filter", "str", spec.filter], *rules])]
+    for named, published in spec.statistics.items():
+        lines.append(f"published, filter {named}: {asdict(published)}")
+    lines.append(f"published split (--protocol fixed): {'yes' if spec.has_fixed_split else 'no'}")
+    return "\n".join(lines)
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+
+
+def _default(cls: Any, option: str) -> str:
+    value = next(f.default for f in fields(cls) if f.name == option)
+    return "required" if value is MISSING else str(value)
+
+
+def print_checks(names: Sequence[str], plugins: list[str], seed: int) -> bool:
+    """Run the conformance suite on each model and print a line a check; return whether all passed."""
+    fine = True
+    for name in names:
+        spec = registry.model_spec(name, plugins)
+        _out(f"{name}: {spec.title}")
+        for result in check(spec, seed=seed):
+            fine = fine and result.passed
+            _out(f"  {'passed' if result.passed else 'FAILED'}  {result.name}{_detail(result)}")
+    _out("every check passed" if fine else "some checks FAILED")
+    return fine
+
+
+def _detail(result: Any) -> str:
+    return f": {result.detail}" if result.detail and not result.passed else ""
+
+
+def print_doctor() -> None:
+    """Print what this machine has and how fast it is."""
+    rows = [[key, str(value)] for key, value in {"recscale": __version__, **fingerprint()}.items()]
+    rows += [[key, value] for key, value in versions().items()]
+    for extra, module in EXTRAS.items():
+        rows.append([f"extra {extra}", _state_of(extra, module)])
+    rows += [[key, f"{value:.1f}"] for key, value in calibrate().items()]
+    rows.append(["RECSCALE_DATA", os.environ.get("RECSCALE_DATA", "not set: data sets are downloaded")])
+    _out(columns(["what", "found"], rows))
+
+
+def _state_of(extra: str, module: str) -> str:
+    import importlib
+
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        return f"not usable ({error}); pip install 'recscale[{extra}]'"
+    except Exception as error:
+        raise RecscaleError(f"the package {module} of the extra {extra} is broken: {error}") from error
+    return "there"
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows under a header in aligned columns; a short row's last cell may run on."""
+    table = [list(header), *[list(row) for row in rows]]
+    full = [row for row in table if len(row) == len(header)]
+    widths = [max((len(row[i]) for row in full), default=0) for i in range(len(header))]
+    widths[0] = max(len(row[0]) for row in table)
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=False)).rstrip() for row in table]
+    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+
+def _bytes(value: int | None) -> str:
+    return "not known" if value is None else format_bytes(value)
+
+
+def _out(text: str) -> None:
+    sys.stdout.write(text + "\n")

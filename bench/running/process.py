@@ -1,0 +1,144 @@
+"""One worker process as its parent sees it: started, listened to, killed when its time is up, and read out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from recscale.measuring.budget import classify_exit
+from recscale.measuring.meter import peak_rss_of
+from recscale.running.job import Request
+
+GRACE_SECONDS = 3.0  # between the deadline, which a model may notice itself, and SIGKILL
+LOG_TAIL_LINES = 20
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+class WorkerProcess:
+    """A fresh Python process that serves one request in a folder of its own below `work_folder`."""
+
+    def __init__(self, request: Request, work_folder: Path, *, n_threads: int = 1) -> None:
+        self.folder = Path(tempfile.mkdtemp(dir=work_folder, prefix=f"{owner_mark()}-"))
+        (self.folder / "request.json").write_bytes(msgspec.json.encode(request))
+        self.timeout_seconds = request.limits.timeout_seconds
+        self.phase = "start"
+        self.peak_rss_bytes = 0
+        self.timed_out = False
+        self._pending = b""
+        environment = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        environment |= dict.fromkeys(_THREAD_VARIABLES, str(n_threads))
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        with (self.folder / "log.txt").open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "recscale.running.worker", str(self.folder), str(writing), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=(writing,),
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the workers
+            )
+        os.close(writing)
+        self.descriptor = reading
+        self.started = time.monotonic()
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events that arrived since the last call, and take the memory in use."""
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(self.descriptor, 65536):
+                self._pending += chunk
+        *lines, self._pending = self._pending.split(b"\n")
+        events: list[dict[str, Any]] = []
+        for line in lines:
+            with contextlib.suppress(msgspec.DecodeError):  # a model that writes to every open descriptor
+                event = msgspec.json.decode(line)
+                if isinstance(event, dict):
+                    events.append(event)
+                    if event.get("event") == "phase":
+                        self.phase = str(event.get("name"))
+        self._watch_memory()
+        return events
+
+    def is_done(self) -> bool:
+        """Tell whether the process has ended; kill it first if its time is up."""
+        if self._process.poll() is not None:
+            return True
+        limit = self.timeout_seconds
+        if limit is not None and time.monotonic() - self.started > limit + GRACE_SECONDS:
+            self.timed_out = True
+            self.kill()
+        return False
+
+    def kill(self) -> None:
+        """End the process and everything that it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def outcome(self) -> dict[str, Any]:
+        """Return what the worker wrote, or what its end says about a worker that wrote nothing."""
+        tail = self._log_tail()
+        try:
+            found: dict[str, Any] = msgspec.json.decode((self.folder / "outcome.json").read_bytes())
+        except (OSError, msgspec.DecodeError):
+            found = self._death(tail)
+        if found["status"] != "ok":
+            found["log_tail"] = tail
+            found["peak_rss_bytes"] = max(found.get("peak_rss_bytes") or 0, self.peak_rss_bytes) or None
+        return found
+
+    def close(self) -> None:
+        """Remove the folder and the pipe; kill the process if it still runs."""
+        if self._process.poll() is None:
+            self.kill()
+        os.close(self.descriptor)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _death(self, tail: list[str]) -> dict[str, Any]:
+        if self.timed_out:
+            reason = f"killed {GRACE_SECONDS:g} s after its {self.timeout_seconds:g} s were over"
+            return {"status": "timeout", "reason": reason, "failed_phase": self.phase}
+        status, reason = classify_exit(self._process.returncode, tail)
+        return {"status": status, "reason": reason, "failed_phase": self.phase}
+
+    def _log_tail(self) -> list[str]:
+        with (self.folder / "log.txt").open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - 16_384))
+            text = log.read().decode("utf-8", errors="replace")
+        return [line[:300] for line in text.replace("\r", "\n").splitlines() if line.strip()][-LOG_TAIL_LINES:]
+
+    def _watch_memory(self) -> None:
+        """Keep the highest memory seen, for a worker that dies before it can tell."""
+        self.peak_rss_bytes = max(self.peak_rss_bytes, peak_rss_of(self._process.pid) or 0)
+
+
+def owner_mark() -> str:
+    """Return a mark of this process that no other process of this or another boot shares."""
+    return f"{_boot_mark()}-{os.getpid()}"
+
+
+def remove_abandoned(work_folder: Path) -> None:
+    """Remove the folders of jobs whose parent died on this machine since it started."""
+    for folder in work_folder.glob(f"{_boot_mark()}-*-*"):
+        pid = folder.name.split("-")[1]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _boot_mark() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    except OSError:
+        return "unknown"

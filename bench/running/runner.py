@@ -1,0 +1,229 @@
+"""Runs suites: prepares the data, plans the jobs, refuses what cannot fit, runs the rest and stores every record."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+
+from recscale.errors import RecscaleError
+from recscale.measuring.budget import machine_memory_limit, refusal
+from recscale.measuring.machine import fingerprint, machine_name
+from recscale.records.record import RunRecord
+from recscale.records.store import Store
+from recscale.running.job import Data, Job, Prepared, Request
+from recscale.running.prepare import find_prepared
+from recscale.running.process import WorkerProcess, remove_abandoned
+from recscale.running.suite import Suite, all_data, check_suite, expand
+
+Overwrite = Literal["never", "failed", "always"]
+TICK_SECONDS = 0.1
+
+
+class Display(Protocol):
+    """Shows what a run is doing. Every call returns at once."""
+
+    def preparing(self, data: Data) -> None: ...
+    def prepared(self, data: Data, prepared: Prepared) -> None: ...
+    def planned(self, n_jobs: int, n_settled: int) -> None: ...
+    def started(self, job: Job) -> None: ...
+    def event(self, job: Job, event: dict[str, Any]) -> None: ...
+    def finished(self, job: Job, record: RunRecord) -> None: ...
+    def waiting(self, job: Job) -> None: ...
+    def closed(self) -> None: ...
+
+
+@dataclass
+class Plan:
+    """The jobs of a suite, each with the record that settles it (or None) and the reason to refuse it (or None)."""
+
+    jobs: list[Job]
+    settled: dict[str, RunRecord]
+    refusals: dict[str, str]
+
+
+@dataclass
+class Runner:
+    """Runs one suite into one store.
+
+    `overwrite` says which finished jobs are run again: none, those that failed, or all.
+    """
+
+    suite: Suite
+    store: Store
+    display: Display
+    overwrite: Overwrite = "never"
+    _calibration: dict[str, float] = field(default_factory=dict)
+    _machine: dict[str, Any] = field(default_factory=dict)
+
+    def prepare(self) -> list[tuple[Data, Prepared]]:
+        """Make sure that every split lies in the cache. Raises DataError, UsageError or StoreError."""
+        check_suite(self.suite)
+        self.store.make_writable()
+        remove_abandoned(self.store.work_folder())
+        return [(data, self._prepared(data)) for data in all_data(self.suite)]
+
+    def plan(self) -> Plan:
+        """Return the jobs with what is known before they run."""
+        self._machine = fingerprint()
+        plan = Plan([], {}, {})
+        for data, prepared in self.prepare():
+            for job in expand(self._budgeted(), data, prepared):
+                if any(job.key == other.key for other in plan.jobs):
+                    continue
+                plan.jobs.append(job)
+                record = self._stored(job)
+                if record is not None and job.is_settled_by(record, self.overwrite):
+                    plan.settled[job.key] = record
+                reason = refusal(job.estimated_peak_bytes, job.limits.max_memory_bytes)
+                if reason is not None and job.device == "cpu":
+                    plan.refusals[job.key] = reason
+        return plan
+
+    def run(self) -> list[RunRecord]:
+        """Run what is not settled yet; return the records of all jobs of the suite, in their order."""
+        plan = self.plan()
+        self.display.planned(len(plan.jobs), len(plan.settled))
+        records = dict(plan.settled)
+        waiting = [job for job in plan.jobs if job.key not in plan.settled]
+        with self._interruptible() as running:
+            while waiting:
+                waiting = self._pass(waiting, plan, records, running)
+                if waiting:  # another runner has these; look again when it may have finished one
+                    self.display.waiting(waiting[0])
+                    time.sleep(1.0)
+        return [records[job.key] for job in plan.jobs]
+
+    def _pass(
+        self, jobs: list[Job], plan: Plan, records: dict[str, RunRecord], running: dict[int, _Running]
+    ) -> list[Job]:
+        """Go through `jobs` once; return those that another runner holds."""
+        left = []
+        for job in jobs:
+            while len(running) >= self.suite.jobs:
+                self._tick(running, records)
+            claim = contextlib.ExitStack()
+            if not claim.enter_context(self.store.claim(job.key)):
+                left.append(job)
+                continue
+            record = self._stored(job)
+            if record is not None and record.key not in plan.settled and self._is_news(job, record):
+                records[job.key] = record
+            elif reason := plan.refusals.get(job.key):
+                records[job.key] = self._keep(job, {"status": "refused", "reason": reason})
+            elif job.unavailable:
+                records[job.key] = self._keep(job, {"status": "skipped", "reason": job.unavailable})
+            else:
+                started = self._start(job, claim)
+                running[started.worker.descriptor] = started
+                continue
+            claim.close()
+        while running:
+            self._tick(running, records)
+        return left
+
+    def _is_news(self, job: Job, record: RunRecord) -> bool:
+        """Tell whether another runner has settled `job` since the plan was made."""
+        return self.overwrite != "always" and job.is_settled_by(record, self.overwrite)
+
+    def _start(self, job: Job, claim: contextlib.ExitStack) -> _Running:
+        if not self._calibration:
+            self._calibration = self._ask(Request(task="calibrate"), n_threads=job.n_threads)["calibration"]
+        self.display.started(job)
+        request = Request(task="run", job=job, plugins=job.plugins, limits=job.limits)
+        worker = WorkerProcess(request, self.store.work_folder(), n_threads=job.n_threads)
+        return _Running(job, worker, claim, datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def _tick(self, running: dict[int, _Running], records: dict[str, RunRecord]) -> None:
+        """Wait a moment for news of the running workers; store the records of those that ended."""
+        with selectors.DefaultSelector() as selector:
+            for one in running.values():
+                selector.register(one.worker.descriptor, selectors.EVENT_READ)
+            selector.select(timeout=TICK_SECONDS)
+        for descriptor, one in list(running.items()):
+            done = one.worker.is_done()
+            for event in one.worker.events():
+                self.display.event(one.job, event)
+            if not done:
+                continue
+            del running[descriptor]
+            with one.claim, contextlib.closing(one.worker):
+                records[one.job.key] = self._keep(one.job, one.worker.outcome(), one)
+
+    def _keep(self, job: Job, outcome: dict[str, Any], one: _Running | None = None) -> RunRecord:
+        """Store the record of an ended job, at once; return it."""
+        fields = job.blank_record() | outcome
+        fields["machine"] = self._machine
+        fields["calibration"] = self._calibration
+        fields["started_at"] = one.started_at if one else datetime.now(UTC).isoformat(timespec="seconds")
+        record = msgspec.convert(fields, RunRecord)
+        vectors = {}
+        path = one.worker.folder / "per_user.npz" if one else None
+        if path is not None and record.status == "ok":
+            with np.load(path, allow_pickle=False) as file:
+                vectors = {name: file[name] for name in file}
+        self.store.put(record, vectors)
+        self.display.finished(job, record)
+        return record
+
+    def _stored(self, job: Job) -> RunRecord | None:
+        return self.store.get(dataset=job.data.text, protocol=job.data.protocol_text, model=job.model, key=job.key)
+
+    def _prepared(self, data: Data) -> Prepared:
+        found = find_prepared(data, self.suite.plugins)
+        if found is None:
+            self.display.preparing(data)
+            outcome = self._ask(Request(task="prepare", data=data, plugins=self.suite.plugins))
+            found = msgspec.convert(outcome["prepared"], Prepared)
+        self.display.prepared(data, found)
+        return found
+
+    def _ask(self, request: Request, *, n_threads: int = 1) -> dict[str, Any]:
+        """Have a worker serve a request that is no job. Raises RecscaleError with its reason."""
+        with contextlib.closing(WorkerProcess(request, self.store.work_folder(), n_threads=n_threads)) as worker:
+            while not worker.is_done():
+                time.sleep(TICK_SECONDS / 4)
+                worker.events()
+            outcome = worker.outcome()
+        if outcome["status"] != "ok":
+            raise RecscaleError(outcome["reason"])
+        return outcome
+
+    def _budgeted(self) -> Suite:
+        """Return the suite with the machine's own memory as the limit where none was given."""
+        if self.suite.max_memory is not None:
+            return self.suite
+        return msgspec.structs.replace(self.suite, max_memory=machine_memory_limit() // self.suite.jobs)
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[dict[int, _Running]]:
+        """Hold the running workers; whatever ends the run ends them too."""
+        running: dict[int, _Running] = {}
+        try:
+            yield running
+        finally:
+            self.display.closed()
+            for one in running.values():
+                with one.claim:
+                    one.worker.close()
+
+
+@dataclass
+class _Running:
+    job: Job
+    worker: WorkerProcess
+    claim: contextlib.ExitStack
+    started_at: str
+
+
+def open_store(folder: str | Path) -> Store:
+    """Return the store in `folder`, set to write under the name of this machine."""
+    return Store(folder, machine_name())

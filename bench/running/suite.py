@@ -1,0 +1,160 @@
+"""A suite: what to run, from a YAML file or from flags, and its expansion into jobs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from recscale import registry
+from recscale._parameters import build
+from recscale.contract import Model, ModelSpec, Shape
+from recscale.errors import Skipped, UnknownName, UsageError
+from recscale.evaluation.metrics import DEFAULT_METRICS, metric
+from recscale.measuring.budget import Budget, parse_bytes, parse_seconds
+from recscale.measuring.machine import torch_device
+from recscale.running.job import Data, Job, Prepared
+from recscale.running.references import grid, parse_reference, resolve_data, text_of, without_defaults
+
+Profile = Literal["quick", "standard", "full"]
+DEFAULT_DATASET = "debian-depends"
+QUICK_SIZES = 3
+
+
+class Suite(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What to run. In `models`, a list of values is a grid; no models at all means every model, over its sizes."""
+
+    datasets: list[Any] = msgspec.field(default_factory=lambda: [DEFAULT_DATASET])
+    protocols: list[str] = msgspec.field(default_factory=lambda: ["fold-in"])
+    models: list[Any] = []
+    seeds: list[int] = msgspec.field(default_factory=lambda: [0])
+    metrics: list[str] = []
+    device: str = "auto"
+    timeout: str | float | None = None
+    max_memory: str | int | None = None
+    max_gpu_memory: str | int | None = None
+    jobs: int = 1
+    profile: Profile = "standard"
+    plugins: list[str] = []
+
+    def limits(self) -> Budget:
+        """Return the budget in seconds and bytes. Raises UsageError."""
+        return Budget(
+            timeout_seconds=None if self.timeout is None else parse_seconds(self.timeout),
+            max_memory_bytes=None if self.max_memory is None else parse_bytes(self.max_memory),
+            max_gpu_memory_bytes=None if self.max_gpu_memory is None else parse_bytes(self.max_gpu_memory),
+        )
+
+
+def load_suite(path: str | Path) -> Suite:
+    """Read a suite from a YAML file. Raises UsageError or UnknownName in one line."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the suite {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"the suite {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, Mapping):
+        raise UsageError(f"the suite {path} must be a mapping of keys such as datasets and models")
+    known = Suite.__struct_fields__
+    for key in content:
+        if key not in known:
+            raise UnknownName(f"key of a suite ({path})", str(key), known)
+    try:
+        return msgspec.convert(content, Suite, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the suite {path}: {error}") from None
+
+
+def all_data(suite: Suite) -> list[Data]:
+    """Return every data set under every protocol, checked."""
+    return [resolve_data(d, p, suite.plugins) for d in suite.datasets for p in suite.protocols]
+
+
+def check_suite(suite: Suite) -> None:
+    """Check everything that can be checked without reading data. Raises UsageError or UnknownName."""
+    for names in (suite.metrics, *(DEFAULT_METRICS[d.protocol] for d in all_data(suite))):
+        for name in names:
+            metric(name)
+    if suite.jobs < 1 or not suite.seeds:
+        raise UsageError("at least one job at a time and at least one seed are needed")
+    suite.limits()
+    _configurations(suite)
+
+
+def expand(suite: Suite, data: Data, prepared: Prepared) -> list[Job]:
+    """Return the jobs of a suite on one prepared split, models in the order written, sizes from small to large."""
+    shape = Shape(prepared.n_train_users, prepared.n_items, prepared.n_train_interactions, prepared.n_train_pairs)
+    n_threads = max(1, len(os.sched_getaffinity(0)) // suite.jobs)
+    metrics = suite.metrics or list(DEFAULT_METRICS[data.protocol])
+    jobs = []
+    for entry, spec, model in _configurations(suite):
+        estimate = spec.estimate(model, shape) if spec.estimate else None
+        device, unavailable = _device(suite.device, spec)
+        for seed in suite.seeds:
+            jobs.append(
+                Job(
+                    model=entry.name,
+                    model_title=spec.title,
+                    text=text_of(entry.name, _told(spec, model)),
+                    parameters=model.parameters(),
+                    size_knob=spec.size_knob,
+                    data=data,
+                    prepared=prepared,
+                    seed=seed,
+                    device_requested=suite.device,
+                    device=device,
+                    unavailable=unavailable,
+                    n_threads=n_threads,
+                    metrics=metrics,
+                    limits=suite.limits(),
+                    code_fingerprint=registry.code_fingerprint(entry),
+                    plugins=suite.plugins,
+                    estimated_peak_bytes=estimate.peak_bytes if estimate else None,
+                    estimated_model_bytes=estimate.model_bytes if estimate else None,
+                )
+            )
+    return jobs
+
+
+def _configurations(suite: Suite) -> list[tuple[registry.Entry, ModelSpec, Model]]:
+    known = registry.entries("model", suite.plugins)
+    found = []
+    for written in suite.models or known:
+        name, options = parse_reference(written)
+        name = registry.canonical_name("model", name)
+        entry = registry.find("model", name, suite.plugins)
+        spec = registry.model_spec(name, suite.plugins)
+        if not suite.models or (not options and suite.profile == "full"):
+            options = _sizes(spec, suite.profile)
+        for combination in grid(options):
+            found.append((entry, spec, build(spec.model, name, combination)))
+    return found
+
+
+def _sizes(spec: ModelSpec, profile: Profile) -> dict[str, list[Any]]:
+    """Return the sizes of a model that a profile runs: three evenly spaced in `quick`, otherwise all."""
+    if spec.size_knob is None or not spec.sizes:
+        return {}
+    sizes: Sequence[Any] = spec.sizes
+    if profile == "quick" and len(sizes) > QUICK_SIZES:
+        last = len(sizes) - 1
+        sizes = [sizes[round(i * last / (QUICK_SIZES - 1))] for i in range(QUICK_SIZES)]
+    return {spec.size_knob: list(sizes)}
+
+
+def _told(spec: ModelSpec, model: Model) -> dict[str, Any]:
+    """Return the options that a person has to be told: the size, and what differs from the defaults."""
+    size = {spec.size_knob: getattr(model, spec.size_knob)} if spec.size_knob else {}
+    return size | without_defaults(model)
+
+
+def _device(requested: str, spec: ModelSpec) -> tuple[str | None, str | None]:
+    try:
+        return torch_device(requested, spec.devices), None
+    except Skipped as error:
+        return None, str(error)

@@ -1,0 +1,379 @@
+"""What every model must do, as checks that the author of a plug-in can run too.
+
+`check(...)` runs them all and returns what came of each, `assert_conforms(...)` raises for use in a test. A model is
+fitted about ten times on a planted board of 240 users and 81 items, with its default hyper-parameters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import itertools
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from recscale.contract import Choice, FitContext, Model, ModelSpec, Range, Shape
+from recscale.errors import DeadlineExceeded, ModelError, Skipped, UsageError
+from recscale.testing.board import Board, placement, planted_board
+
+# what the rounding of a float32 product may differ by between two shapes of a batch, as a share of the largest score
+BATCH_TOLERANCE = 1e-5
+# an npz holds two headers of zip and one of npy for each array: below 400 bytes together with the names
+HEADER_BYTES_PER_ARRAY = 512
+HEADER_BYTES_PER_FILE = 4096  # the hyper-parameters and the end of the archive
+LEAST_PLACEMENT = 0.57  # a random ranking reaches this on less than one board in a thousand
+KNOWN_DEVICES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What came of one check: `detail` says what was seen, or what was wrong and what was expected."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class _Broken(Exception):
+    """A check that did not hold."""
+
+
+def check(name_or_spec: str | ModelSpec, *, seed: int = 0) -> list[CheckResult]:
+    """Run every check on a model, given by its SPEC or by the name under which it is registered.
+
+    Raises UnknownName for a name that is not known, Skipped where the model cannot run on this machine.
+    """
+    if isinstance(name_or_spec, ModelSpec):
+        spec = name_or_spec
+    else:
+        from recscale.registry import model_spec
+
+        spec = model_spec(name_or_spec)
+    trial = _Trial(spec, seed)
+    return [_run(name, function, trial) for name, function in _CHECKS.items()]
+
+
+def assert_conforms(name_or_spec: str | ModelSpec, *, seed: int = 0) -> None:
+    """Run every check and raise ModelError with one line for each that failed."""
+    failed = [result for result in check(name_or_spec, seed=seed) if not result.passed]
+    if failed:
+        raise ModelError("\n".join(f"{result.name}: {result.detail}" for result in failed))
+
+
+def _run(name: str, function: Callable[[_Trial], str], trial: _Trial) -> CheckResult:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a warning is a report, not a print; it is for the user of a model to see
+            return CheckResult(name, True, function(trial))
+    except Skipped:
+        raise
+    except _Broken as broken:
+        return CheckResult(name, False, str(broken))
+    except Exception as error:
+        return CheckResult(name, False, f"raised {type(error).__name__}: {error}")
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One model on its board; the first fit is shared by all checks that only read it."""
+
+    spec: ModelSpec
+    seed: int
+
+    @cached_property
+    def board(self) -> Board:
+        return planted_board(self.seed)
+
+    @property
+    def context(self) -> FitContext:
+        device = self.spec.devices[0] if self.spec.devices and "cpu" not in self.spec.devices else "cpu"
+        return FitContext(device=device, seed=self.seed + 1, n_threads=min(2, os.cpu_count() or 1))
+
+    def fit(self, **options: Any) -> Model:
+        return self.spec.model(**options).fit(self.board.train, self.context)
+
+    @cached_property
+    def fitted(self) -> Model:
+        return self.fit()
+
+    @cached_property
+    def scores(self) -> NDArray[np.float32]:
+        return _numpy(self.fitted.score(self.board.history)).copy()
+
+
+def _numpy(scores: Any) -> NDArray[np.float32]:
+    """Return scores as a numpy array, from whatever device they lie on."""
+    array: NDArray[np.float32] = scores if isinstance(scores, np.ndarray) else scores.detach().cpu().numpy()
+    return array
+
+
+def _demand(holds: Any, message: str) -> None:
+    if not holds:
+        raise _Broken(message)
+
+
+def _difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Return the largest difference as a share of the largest score."""
+    _demand(one.shape == other.shape, f"scores of shape {one.shape} became {other.shape}")
+    largest = max(float(np.abs(one).max(initial=0)), float(np.finfo(np.float32).tiny))
+    return float(np.abs(one.astype(np.float64) - other).max(initial=0)) / largest
+
+
+def _spec_is_sane(trial: _Trial) -> str:
+    spec = trial.spec
+    options = set(spec.model().parameters())
+    _demand(spec.title.strip() and spec.cite.strip(), "title and cite must say something")
+    unknown = sorted(set(spec.space) - options)
+    _demand(not unknown, f"space names {', '.join(unknown)}, which the model does not have; it has {sorted(options)}")
+    _demand(spec.devices, "devices is empty; name at least one of cpu and cuda")
+    strange = [device for device in spec.devices if device not in KNOWN_DEVICES]
+    _demand(not strange, f"devices {strange} are not known; known: {', '.join(KNOWN_DEVICES)}")
+    _demand(not spec.sizes or spec.size_knob, "sizes are given without a size_knob")
+    _demand(spec.size_knob is None or spec.size_knob in options, f"the model has no size_knob {spec.size_knob!r}")
+    _demand(spec.size_knob not in spec.space, f"size_knob {spec.size_knob!r} is in the search space too")
+    for size in spec.sizes:
+        spec.model(**{str(spec.size_knob): size})
+    for name, values in spec.space.items():
+        for value in values.values if isinstance(values, Choice) else _ends(values):
+            spec.model(**{name: value})
+    if spec.estimate is not None:
+        needs = spec.estimate(spec.model(), Shape.of(trial.board.train))
+        _demand(needs.peak_bytes > 0 and needs.model_bytes > 0, f"the estimate {needs} is not above 0")
+    return f"{len(spec.sizes)} sizes and {len(spec.space)} searched hyper-parameters are valid"
+
+
+def _ends(values: Range) -> tuple[float, float]:
+    return values.low, values.high
+
+
+def _fit_returns_self(trial: _Trial) -> str:
+    model = trial.spec.model()
+    _demand(model.fit(trial.board.train, trial.context) is model, "fit must return self")
+    return "fit returned self"
+
+
+def _scores_are_float32(trial: _Trial) -> str:
+    scores = trial.fitted.score(trial.board.history)
+    dtype = str(scores.dtype).rpartition(".")[2]
+    _demand(dtype == "float32", f"scores are {dtype}, not float32")
+    _demand(tuple(scores.shape) == trial.board.history.shape, f"scores have shape {tuple(scores.shape)}, not (B, I)")
+    return f"{tuple(scores.shape)} float32"
+
+
+def _scores_are_finite(trial: _Trial) -> str:
+    for rows, title in (
+        (slice(0, 1), "an empty history"),
+        (slice(1, 2), "a history of one item"),
+        (slice(2, None), ""),
+    ):
+        finite = np.isfinite(trial.scores[rows])
+        _demand(finite.all(), f"{(~finite).sum()} scores are NaN or infinite {title and 'for ' + title}".strip())
+    return "finite for an empty history, for one item, and for an item that nobody has"
+
+
+def _repeats_with_its_seed(trial: _Trial) -> str:
+    state = np.random.get_state()  # noqa: NPY002 - what a model must not read is the global generator
+    try:
+        np.random.seed(trial.seed + 12345)  # noqa: NPY002
+        again = _numpy(trial.fit().score(trial.board.history))
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+    same = np.array_equal(trial.scores, again)
+    _demand(same, f"two fits with one seed differ by {_difference(trial.scores, again):.1e} of the largest score")
+    return "two fits with one seed give the same bits"
+
+
+def _does_not_depend_on_the_batch(trial: _Trial) -> str:
+    worst = 0.0
+    for size in (1, 7):
+        parts = [
+            _numpy(trial.fitted.score(trial.board.history[first : first + size])).copy()
+            for first in range(0, trial.board.history.shape[0], size)
+        ]
+        worst = max(worst, _difference(trial.scores, np.concatenate(parts)))
+    _demand(worst <= BATCH_TOLERANCE, f"scores in batches of 1 or 7 differ by {worst:.1e} of the largest score")
+    return f"batches of 1, 7 and {trial.board.history.shape[0]} differ by {worst:.1e} of the largest score"
+
+
+def _leaves_its_input_alone(trial: _Trial) -> str:
+    board = planted_board(trial.seed)
+    model = trial.spec.model().fit(board.train, trial.context)
+    _demand(_same_bytes(board.train, trial.board.train), "fit changed the training matrix")
+    model.score(board.history)
+    _demand(_same_bytes(board.history, trial.board.history), "score changed the history")
+    before = _numpy(model.score(trial.board.history)).copy()
+    board.train.data[:] = 7  # the caller's own: a model that kept a view of it would change with it
+    _demand(np.array_equal(before, _numpy(model.score(trial.board.history))), "the model kept a view of its input")
+    return "the training matrix and the history are the same bytes afterwards"
+
+
+def _same_bytes(one: sp.csr_array, other: sp.csr_array) -> bool:
+    pairs = ((one.data, other.data), (one.indices, other.indices), (one.indptr, other.indptr))
+    return all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def _keeps_its_hyper_parameters(trial: _Trial) -> str:
+    model = trial.spec.model()
+    before = model.parameters()
+    model.fit(trial.board.train, trial.context).score(trial.board.history)
+    _demand(model.parameters() == before, f"hyper-parameters became {model.parameters()}, were {before}")
+    return f"{len(before)} hyper-parameters unchanged"
+
+
+def _survives_the_disk(trial: _Trial) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        trial.fitted.save(Path(folder) / "model.npz")
+        loaded = type(trial.fitted).load(Path(folder) / "model.npz")
+    again = _numpy(loaded.score(trial.board.history))
+    same = np.array_equal(trial.scores, again)
+    _demand(same, f"scores after save and load differ by {_difference(trial.scores, again):.1e} of the largest score")
+    _demand(loaded.size() == trial.fitted.size(), f"its size was {trial.fitted.size()}, is {loaded.size()}")
+    return "the same bits after save and load"
+
+
+def _takes_the_bytes_that_it_counts(trial: _Trial) -> str:
+    counted = trial.fitted.size().n_bytes
+    _demand(counted > 0, "state() is empty, yet score() reads something")
+    with tempfile.TemporaryDirectory() as folder:
+        written = trial.fitted.save(Path(folder) / "model.npz")
+    arrays = sum(4 if sp.issparse(value) else 1 for value in trial.fitted.state().values())
+    header = written - counted
+    most = HEADER_BYTES_PER_FILE + HEADER_BYTES_PER_ARRAY * arrays
+    _demand(0 <= header <= most, f"{written} bytes on disk, {counted} counted: expected 0 to {most} more")
+    return f"{written} bytes on disk = {counted} counted + {header} of headers"
+
+
+def _grows_with_its_knob(trial: _Trial) -> str:
+    spec = trial.spec
+    if spec.size_knob is None or len(spec.sizes) < 2:
+        return "it has no size knob"
+    knob, sizes = spec.size_knob, []
+    values = _scaled(spec)
+    for value in values:
+        sizes.append(trial.fit(**{knob: value}).size().n_bytes)
+    growing = all(small < large for small, large in itertools.pairwise(sizes))
+    _demand(growing, f"{knob} = {values} gives {sizes} bytes, which does not grow")
+    return f"{knob} = {values} gives {sizes} bytes"
+
+
+def _scaled(spec: ModelSpec) -> list[Any]:
+    """Return up to three sizes that a board of 81 items can tell apart: whole numbers scaled down to 16 at most."""
+    ends = list(dict.fromkeys([spec.sizes[0], spec.sizes[len(spec.sizes) // 2], spec.sizes[-1]]))
+    numbers = [value for value in ends if type(value) is int]
+    if not numbers or max(numbers) <= 16:
+        return ends
+    scaled = sorted({max(1, round(value * 16 / max(numbers))) for value in numbers})
+    scaled += [value for value in ends if type(value) is not int]  # such as None for all
+    try:
+        for value in scaled:
+            spec.model(**{str(spec.size_knob): value})
+    except UsageError:
+        return ends
+    return scaled
+
+
+def _prints_nothing(trial: _Trial) -> str:
+    with _captured() as read:
+        trial.fit().score(trial.board.history)
+    printed = read()
+    _demand(not printed, f"it printed {printed[:80]!r}; report through context.log instead")
+    return "nothing on stdout or stderr"
+
+
+@contextlib.contextmanager
+def _captured() -> Iterator[Callable[[], str]]:
+    """Catch what Python and what compiled code print; yield a function that returns it afterwards."""
+    text, kept = io.StringIO(), [os.dup(1), os.dup(2)]
+    with tempfile.TemporaryFile() as file:
+        _flush()
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+        try:
+            with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+                yield lambda: text.getvalue() + raw[0]
+        finally:
+            _flush()
+            for descriptor, saved in zip((1, 2), kept, strict=True):
+                os.dup2(saved, descriptor)
+                os.close(saved)
+            file.seek(0)
+            raw = [file.read().decode(errors="replace")]
+
+
+def _flush() -> None:
+    """Empty the buffers of Python and of the C library."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).fflush(None)
+
+
+def _takes_other_matrices(trial: _Trial) -> str:
+    train, history = trial.board.train, trial.board.history
+    for dtype in (np.float64, np.int64):
+        model = trial.spec.model().fit(sp.csr_matrix(train, dtype=dtype), trial.context)  # type: ignore[arg-type]
+        scores = _numpy(model.score(_shuffled(sp.csr_matrix(history, dtype=dtype))))  # type: ignore[arg-type]
+        difference = _difference(trial.scores, scores)
+        _demand(difference <= BATCH_TOLERANCE, f"a csr_matrix of {dtype.__name__} moves scores by {difference:.1e}")
+    return "csr_matrix of float64 and int64, with unsorted columns, gives the same scores"
+
+
+def _shuffled(matrix: Any) -> Any:
+    """Return the matrix with the entries of each row backwards."""
+    for row in range(matrix.shape[0]):
+        entries = slice(matrix.indptr[row], matrix.indptr[row + 1])
+        matrix.indices[entries] = matrix.indices[entries][::-1].copy()
+        matrix.data[entries] = matrix.data[entries][::-1].copy()
+    matrix.has_sorted_indices = False
+    return matrix
+
+
+def _heeds_its_deadline(trial: _Trial) -> str:
+    context = FitContext(
+        device=trial.context.device,
+        seed=trial.context.seed,
+        n_threads=trial.context.n_threads,
+        deadline=time.monotonic() - 1.0,
+    )
+    try:
+        trial.spec.model().fit(trial.board.train, context)
+    except DeadlineExceeded:
+        return "a deadline in the past raises DeadlineExceeded"
+    return "a fit without steps finishes although the deadline has passed"
+
+
+def _finds_what_was_planted(trial: _Trial) -> str:
+    share = placement(trial.scores, trial.board)
+    _demand(share >= LEAST_PLACEMENT, f"targets beat {share:.3f} of the other items; a random ranking .5, expected .57")
+    return f"targets beat {share:.3f} of the other items, a random ranking .5"
+
+
+_CHECKS: dict[str, Callable[[_Trial], str]] = {
+    "its SPEC is sane": _spec_is_sane,
+    "fit returns self": _fit_returns_self,
+    "scores are (B, I) float32": _scores_are_float32,
+    "scores are finite": _scores_are_finite,
+    "it repeats with its seed": _repeats_with_its_seed,
+    "it does not depend on the batch": _does_not_depend_on_the_batch,
+    "it leaves its input alone": _leaves_its_input_alone,
+    "it keeps its hyper-parameters": _keeps_its_hyper_parameters,
+    "it survives the disk": _survives_the_disk,
+    "it takes the bytes that it counts": _takes_the_bytes_that_it_counts,
+    "it grows with its knob": _grows_with_its_knob,
+    "it prints nothing": _prints_nothing,
+    "it takes other matrices": _takes_other_matrices,
+    "it heeds its deadline": _heeds_its_deadline,
+    "it finds what was planted": _finds_what_was_planted,
+}

@@ -1,0 +1,179 @@
+"""EASE: a linear item-item model with a zero diagonal, in closed form; its pruned form; and its EDLAE diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import numpy as np
+import scipy.sparse as sp
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from recscale.contract import Array, Estimate, FitContext, Model, ModelSpec, Range, Scores, Shape, canonical
+from recscale.errors import NumericalError
+from recscale.models._inputs import checked_history
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class EASE(Model):
+    """Score an item by a ridge regression on the other items of the history.
+
+    P = (X'X + l2 I + p/(1-p) diag(X'X))^-1, B_ij = -P_ij / P_jj, B_jj = 0, s_u = x_u B (Steck 2019, WWW, eq. 8; the
+    term with p is Steck 2020, NeurIPS, "Autoencoders that don't overfit towards the Identity", section 3: p = 0 is
+    EASE). P is kept and scaled while scoring, so B never exists beside it.
+    With k, the k * I weights of largest magnitude are kept, over all of B or k in each column (Van Balen and
+    Goethals 2021, WWW, section 4); without a refit, and equal magnitudes in row order.
+    Peak of a fit on the CPU: 1 I*I*4 bytes in float32, 2 in float64, and the kept weights.
+
+    l2: weight of the squared norm of B, in interactions, above 0.
+    dropout: p, the share of a history that training hides from itself, at least 0 and below 1.
+    k: mean number of weights kept for each item, at least 1; None keeps P whole, as does k of I - 1 or more.
+    pruning: `global` magnitude threshold, or the k largest of each `column`.
+    precision: in which X'X is inverted; weights and scores are float32.
+    Raises NumericalError if the inverse cannot be trusted in this precision; DataError for input that is no matrix of
+    finite numbers, or a history over another number of items; DeadlineExceeded.
+    """
+
+    l2: Annotated[float, Meta(gt=0)] = 500.0
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    k: Annotated[int, Meta(ge=1)] | None = None
+    pruning: Literal["global", "column"] = "global"
+    precision: Literal["float32", "float64"] = "float32"
+
+    def fit(self, train: sp.csr_array, context: FitContext = FitContext()) -> Self:
+        """Invert the regularised Gram matrix of `train` (U, I) in place."""
+        from recscale.models._compiled import numba_threads
+
+        train = canonical(train)
+        inverse = self._inverse(train, context)  # (I, I), an array or on the device
+        if self.k is None or self.k >= train.shape[1] - 1:
+            return self._set(inverse, None)
+        on_host = inverse if isinstance(inverse, np.ndarray) else inverse.cpu().numpy()
+        with numba_threads(context.n_threads):
+            return self._set(None, self._pruned(on_host), None if inverse is on_host else inverse.device)
+
+    def _inverse(self, train: sp.csr_array, context: FitContext) -> Any:
+        """Return P (I, I) in float32 on the device of the context."""
+        from recscale.models import _gram, _inverse
+
+        on_device = context.device != "cpu"
+        dtype = np.float64 if self.precision == "float64" else np.float32
+        matrix = _gram.gram(train, context, mirrored=on_device, dtype=dtype)
+        diagonal = matrix.reshape(-1)[:: train.shape[1] + 1]
+        diagonal *= 1.0 + self.dropout / (1.0 - self.dropout)
+        diagonal += self.l2
+        try:
+            if not on_device:
+                _inverse.invert(matrix, context)
+                return _in_float32(matrix)
+            import torch
+
+            moved = torch.from_numpy(matrix).to(context.device)
+            del matrix, diagonal
+            _inverse.invert_on_device(moved, context)
+            return moved.float()
+        except NumericalError as error:
+            remedy = "" if self.precision == "float64" else "precision=float64 or "
+            raise NumericalError(f"{error}; l2={self.l2:g} is too small for it: use {remedy}a larger l2") from None
+
+    def _pruned(self, inverse: NDArray[np.float32]) -> sp.csr_array:
+        """Return the kept weights (I, I)."""
+        from recscale.models import _item_weights as kernels
+
+        assert self.k is not None
+        scale = -1.0 / inverse.diagonal()
+        if self.pruning == "column":
+            return kernels.largest_by_column(inverse, scale, self.k)
+        return kernels.largest_overall(inverse, scale, self.k * scale.size)
+
+    def _set(self, inverse: Any, weights: sp.csr_array | None, device: torch.device | None = None) -> Self:
+        """Take one of the two states, with what is derived from it."""
+        self.precision_matrix_: Any = inverse
+        self.weights_ = weights
+        self.scale_: Any = None if inverse is None else -1.0 / inverse.diagonal()  # (I,)
+        self.device_weights_ = None if device is None or weights is None else _tensor(weights.T.tocsr(), device)
+        return self
+
+    def score(self, history: sp.csr_array) -> Scores:
+        """Return x B (B, I) for each row of `history`; a tensor if the model was fitted on a device."""
+        from recscale.models import _item_weights as dense
+        from recscale.models import _neighbours as sparse
+
+        matrix: Any = self.weights_ if self.precision_matrix_ is None else self.precision_matrix_
+        rows = checked_history(history, matrix.shape[0])
+        if self.device_weights_ is not None:
+            return (self.device_weights_ @ _tensor(rows, self.device_weights_.device).to_dense().T).T
+        if self.weights_ is not None:
+            return sparse.dense_product(sparse.rows_of(rows), sparse.rows_of(self.weights_), rows.shape[1])
+        if isinstance(matrix, np.ndarray):
+            return dense.dense_scores(sparse.rows_of(rows), matrix, self.scale_)
+        return self._score_on_device(rows)
+
+    def _score_on_device(self, rows: sp.csr_array) -> torch.Tensor:
+        """Return x B = (x P) / -diag(P) + x, where the last term takes out what an item would add to itself."""
+        x = _tensor(rows, self.precision_matrix_.device)
+        scores = (x @ self.precision_matrix_).mul_(self.scale_)  # (B, I) @ (I, I) -> (B, I)
+        return scores.add_(x.to_dense())
+
+    def state(self) -> Mapping[str, Array]:
+        """Return `precision_matrix` P (I, I), or the kept `weights` (I, I), sparse."""
+        if self.weights_ is not None:
+            return {"weights": self.weights_}
+        return {"precision_matrix": self.precision_matrix_}
+
+    def load_state(self, state: Mapping[str, Array]) -> Self:
+        """Take back `precision_matrix` or `weights`; scores on the CPU from then on."""
+        return self._set(state.get("precision_matrix"), state.get("weights"))
+
+
+def _in_float32(matrix: NDArray[Any]) -> NDArray[np.float32]:
+    """Return a square matrix in float32, in the first half of its own memory; the other half is given back."""
+    if matrix.dtype == np.float32:
+        return matrix
+    n_items = matrix.shape[0]
+    narrow = matrix.reshape(-1).view(np.float32)
+    for row in range(n_items):
+        narrow[row * n_items : (row + 1) * n_items] = matrix[row].copy()
+    del narrow
+    matrix.resize(((n_items * n_items + 1) // 2,), refcheck=False)  # realloc shrinks in place
+    return matrix.view(np.float32)[: n_items * n_items].reshape(n_items, n_items)
+
+
+def _tensor(rows: sp.csr_array, device: torch.device) -> torch.Tensor:
+    """Return a csr_array as a sparse tensor on the device."""
+    import torch
+
+    parts = (torch.from_numpy(part.astype(np.int64)) for part in (rows.indptr, rows.indices))
+    return torch.sparse_csr_tensor(*parts, torch.from_numpy(rows.data), size=rows.shape).to(device)
+
+
+def estimate(model: EASE, shape: Shape) -> Estimate:
+    """One I*I buffer in the precision of the inverse, the transposed pattern of the data, and the kept weights."""
+    n_items = shape.n_items
+    width = 8 if model.precision == "float64" else 4
+    dense = 4 * n_items**2
+    is_dense = model.k is None or model.k >= n_items - 1
+    kept = 0 if is_dense else 8 * (model.k or 0) * n_items + 4 * (n_items + 1)
+    copies = 2 if model.pruning == "column" else 1
+    return Estimate(
+        peak_bytes=max(width * n_items**2, dense + copies * kept) + 12 * shape.n_interactions + 256 * n_items + 2**25,
+        model_bytes=dense if is_dense else kept,
+        fit_seconds=n_items**3 / 1.3e11 + shape.n_pairs * 2e-9,  # two cores at 130 GFLOP/s
+    )
+
+
+SPEC = ModelSpec(
+    model=EASE,
+    title="EASE",
+    cite="Steck. Embarrassingly Shallow Autoencoders for Sparse Data. WWW 2019.",
+    size_knob="k",
+    sizes=(20, 50, 100, 200, 400, None),
+    space={"l2": Range(1.0, 10_000.0, log=True), "dropout": Range(0.0, 0.75)},
+    devices=("cpu", "cuda"),
+    estimate=estimate,
+)

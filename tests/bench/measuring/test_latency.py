@@ -1,0 +1,84 @@
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from recscale.errors import DataError
+from recscale.measuring.latency import single_user_latency
+
+
+@pytest.fixture
+def history():
+    return sp.csr_array(sp.random(50, 20, density=0.2, format="csr", dtype=np.float32, rng=1))
+
+
+def test_users_are_scored_one_at_a_time(history):
+    shapes = []
+    single_user_latency(lambda rows: shapes.append(rows.shape), history, n_users=30, seed=0)
+
+    assert set(shapes) == {(1, 20)}
+    assert len(shapes) == 10 + 30
+
+
+def test_the_users_that_are_drawn_depend_on_the_seed_alone(history):
+    def users(seed):
+        seen = []
+        single_user_latency(lambda rows: seen.append(tuple(rows.data)), history, n_users=20, seed=seed)
+        return seen
+
+    assert users(3) == users(3)
+    assert users(3) != users(4)
+
+
+def test_the_median_is_at_most_the_99th_percentile_and_both_are_the_durations_of_calls(history, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    durations = iter([*[9.0] * 10, *range(1, 51)])
+
+    def score(rows):
+        clock.now += next(durations)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    median, p99 = single_user_latency(score, history, n_users=50, budget_seconds=1e6, seed=0)
+
+    assert median == pytest.approx(25.5)
+    assert p99 == pytest.approx(49.51)
+
+
+def test_a_slow_model_is_stopped_when_the_budget_is_used_up(history, monkeypatch):
+    clock = SimpleNamespace(now=0.0, calls=0)
+
+    def score(rows):
+        clock.now += 2.0
+        clock.calls += 1
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    median, _ = single_user_latency(score, history, budget_seconds=5.0, seed=0)
+
+    assert median == 2.0
+    assert clock.calls == 3
+
+
+def test_one_user_is_timed_however_small_the_budget(history):
+    calls = []
+    median, p99 = single_user_latency(lambda rows: calls.append(1), history, budget_seconds=1e-9, seed=0)
+
+    assert len(calls) == 2
+    assert 0 < median == p99
+
+
+def test_scores_on_a_gpu_are_waited_for(history, monkeypatch):
+    waited = []
+    torch = SimpleNamespace(cuda=SimpleNamespace(synchronize=waited.append))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    scores = SimpleNamespace(is_cuda=True, device="cuda:1")
+    single_user_latency(lambda rows: scores, history, n_users=5, seed=0)
+
+    assert waited == ["cuda:1"] * 10
+
+
+def test_a_history_without_users_is_an_error():
+    with pytest.raises(DataError, match="no user to time"):
+        single_user_latency(lambda rows: None, sp.csr_array((0, 5), dtype=np.float32))

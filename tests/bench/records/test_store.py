@@ -1,0 +1,149 @@
+"""The store keeps what it was given, whole or not at all."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from recscale.errors import StoreError
+from recscale.records.record import SCHEMA_VERSION, Phase, RunRecord
+from recscale.records.store import Store
+
+
+def record_of(**changes):
+    fields = {
+        "key": "a" * 64,
+        "status": "ok",
+        "model": "ease",
+        "model_title": "EASE",
+        "parameters": {"l2": 500.0, "k": None},
+        "size_knob": "k",
+        "dataset": "gowalla[filter=10-core]",
+        "dataset_name": "gowalla",
+        "filter": {},
+        "protocol": "fold-in",
+        "seed": 0,
+        "device_requested": "auto",
+        "n_threads": 2,
+        "data_fingerprint": "d",
+        "split_fingerprint": "s",
+        "code_fingerprint": "c",
+        "n_train_users": 10,
+        "n_items": 5,
+        "n_train_interactions": 30,
+        "metrics": {"ndcg@100": 0.25},
+        "phases": {"fit": Phase(wall_seconds=1.5, cpu_seconds=2.0)},
+    }
+    return RunRecord(**(fields | changes))
+
+
+def place_of(record):
+    return {"dataset": record.dataset, "protocol": record.protocol, "model": record.model, "key": record.key}
+
+
+def test_a_record_comes_back_as_it_was_put_with_its_vectors(tmp_path):
+    store = Store(tmp_path, "machine")
+    record = record_of()
+
+    store.put(record, {"ndcg@100": np.array([0.0, 0.5], np.float32)})
+
+    assert store.get(**place_of(record)) == record
+    np.testing.assert_array_equal(store.per_user(record)["ndcg@100"], np.array([0.0, 0.5], np.float32))
+
+
+def test_the_place_names_machine_data_set_protocol_and_model(tmp_path):
+    path = Store(tmp_path, "machine").put(record_of())
+
+    assert path.relative_to(tmp_path).as_posix() == f"machine/gowalla_filter=10-core/fold-in/ease-{'a' * 16}.json"
+
+
+def test_a_flat_row_has_units_and_metric_names_as_columns(tmp_path):
+    store = Store(tmp_path, "machine")
+    store.put(record_of())
+
+    row = store.frame().iloc[0]
+
+    assert (row["fit_wall_seconds"], row["ndcg@100"], row["parameter.l2"]) == (1.5, 0.25, 500.0)
+
+
+def test_a_record_that_is_put_again_replaces_the_old_one_and_its_vectors(tmp_path):
+    store = Store(tmp_path, "machine")
+    store.put(record_of(), {"ndcg@100": np.zeros(2, np.float32)})
+
+    store.put(record_of(status="timeout", reason="too long"))
+
+    assert [r.status for r in store.records()] == ["timeout"]
+    assert store.per_user(record_of()) == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"schema_version": 1}', b"\xff\xfe", b"[]"])
+def test_a_file_that_is_no_record_is_named_and_left_out(tmp_path, content):
+    store = Store(tmp_path, "machine")
+    path = store.put(record_of())
+    broken = path.with_name("broken.json")
+    broken.write_bytes(content)
+
+    records = store.records()
+
+    assert len(records) == 1
+    assert [u.path for u in store.unreadable] == [broken]
+
+
+def test_a_corrupted_record_is_no_record_so_its_job_runs_again(tmp_path):
+    store = Store(tmp_path, "machine")
+    store.put(record_of()).write_bytes(b'{"schema_version": 1, "key"')
+
+    assert store.get(**place_of(record_of())) is None
+
+
+def test_a_newer_schema_is_an_error_that_says_to_upgrade(tmp_path):
+    store = Store(tmp_path, "machine")
+    path = store.put(record_of())
+    path.write_text(json.dumps({"schema_version": SCHEMA_VERSION + 1, "novelty": 1}))
+
+    with pytest.raises(StoreError, match="upgrade recscale"):
+        store.records()
+
+
+def test_a_missing_store_is_an_error_that_says_how_to_make_one(tmp_path):
+    with pytest.raises(StoreError, match="recscale run --store"):
+        Store(tmp_path / "nowhere").records()
+
+
+def test_a_store_below_a_file_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StoreError, match="cannot be written"):
+        Store(tmp_path / "file" / "store").make_writable()
+
+
+def test_a_full_disk_leaves_the_old_record_and_no_half_written_file(tmp_path, monkeypatch):
+    store = Store(tmp_path, "machine")
+    path = store.put(record_of())
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        store.put(record_of(status="error"))
+
+    assert [r.status for r in store.records()] == ["ok"]
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name]
+
+
+def test_only_one_process_holds_a_claim_and_its_death_frees_it(tmp_path):
+    hold = "import sys,time; from recscale.records.store import Store\n"
+    hold += "with Store(sys.argv[1]).claim('k') as mine: print(mine, flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdout.readline().strip() == "True"
+
+    with Store(tmp_path).claim("k") as mine:
+        assert not mine
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    with Store(tmp_path).claim("k") as mine:
+        assert mine

@@ -1,0 +1,46 @@
+import pytest
+
+from recscale.reporting.axes import PARAMETERS, THROUGHPUT
+from recscale.reporting.comparisons import compare
+from recscale.reporting.palette import styles
+from recscale.reporting.panels import Panel
+
+
+def panel_of(records, axis=PARAMETERS):
+    return Panel(compare(records)[0], axis, styles(r.model for r in records))
+
+
+def test_a_model_is_one_line_over_its_sizes_and_the_lesser_settings_are_points(sized_record):
+    records = [
+        sized_record("chol", "k", 200, score=0.5, n_parameters=200),
+        sized_record("chol", "k", 20, score=0.3, n_parameters=20),
+        sized_record("chol", "k", 20, score=0.4, n_parameters=21, parameters={"k": 20, "l2": 7.0}),
+    ]
+
+    (line,) = panel_of(records).lines()
+
+    assert line.points == ((21.0, 0.4), (200.0, 0.5))
+    assert line.others == ((20.0, 0.3),)
+    assert line.errors == pytest.approx((0.009, 0.009))
+
+
+def test_failures_are_gathered_by_model_and_outcome(record):
+    records = [
+        record("a", status="refused", parameters={"k": 1}, estimated_model_bytes=400),
+        record("a", status="refused", parameters={"k": 2}, estimated_model_bytes=800),
+        record("a", status="out_of_memory", parameters={"k": 3}),
+    ]
+
+    found = {(f.model, f.word): f.places for f in panel_of(records).failures()}
+
+    assert found == {("a", "OOM"): (None,), ("a", "refused"): (100.0, 200.0)}
+
+
+def test_the_frontier_of_throughput_starts_with_the_fastest(record):
+    records = [
+        record("fast", score=0.2, users_per_second=100.0),
+        record("slow", score=0.9, users_per_second=1.0),
+        record("bad", score=0.1, users_per_second=50.0),
+    ]
+
+    assert panel_of(records, THROUGHPUT).frontier() == [(100.0, 0.2), (1.0, 0.9)]

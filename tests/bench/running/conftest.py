@@ -1,0 +1,66 @@
+"""A small file of interactions, and models that go wrong in every way."""
+
+import numpy as np
+import pytest
+
+MODELS = {
+    "good": "",
+    "raises": "raise ValueError('this model is wrong')",
+    "allocates": "self.held = np.ones(4_000_000_000 // 8)",
+    "loops": "import time\n        while True: time.sleep(0.01)",
+    "overruns": "import time\n        for i in range(10_000): time.sleep(0.01); context.progress(i, 10_000)",
+    "segfaults": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "exits": "import os; os._exit(3)",
+    "garbage": "import os, sys; print('{garbage}\\n' * 1000); sys.stderr.write('\\xff' * 100)\n"
+    "        for fd in range(3, 64):\n"
+    "            try: os.write(fd, b'{garbage\\n\\xff\\xfe[1]\\n')\n"
+    "            except OSError: pass",
+    "nan": "self.scale = float('nan')",
+}
+TEMPLATE = '''
+from dataclasses import dataclass
+import numpy as np
+from recscale.contract import FitContext, Model, ModelSpec
+
+@dataclass
+class Odd(Model):
+    """A model for the tests of the runner."""
+    width: int = 4
+    def fit(self, train, context=FitContext()):
+        self.scale = 1.0
+        self.counts_ = np.asarray(train.sum(axis=0), np.float32)
+        {body}
+        return self
+    def score(self, history):
+        return np.tile(self.counts_ * np.float32(self.scale), (history.shape[0], 1))
+    def state(self): return {{"counts": self.counts_}}
+    def load_state(self, state): self.counts_ = state["counts"]; self.scale = 1.0; return self
+
+SPEC = ModelSpec(model=Odd, title="{name}", cite="none", size_knob="width", sizes=(4, 8){more})
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """Return a function that writes a plug-in model which does what its name says, and returns its path."""
+
+    def write(name, *, body=None, more=""):
+        path = tmp_path / f"{name}.py"
+        path.write_text(TEMPLATE.format(name=name, body=MODELS[name] if body is None else body, more=more))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def data_file(tmp_path, monkeypatch):
+    """Return a csv of 60 users and 20 items, with the cache of splits in the test's own folder."""
+    monkeypatch.setenv("RECSCALE_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    lines = ["user,item"]
+    for user in range(60):
+        lines += [f"u{user},i{item}" for item in rng.choice(20, size=8, replace=False)]
+    path = tmp_path / "data.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path

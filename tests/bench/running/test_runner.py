@@ -1,0 +1,161 @@
+"""Every job ends as a record, whatever its model does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import recscale
+from recscale.records.store import Store
+
+
+def run(data_file, *plugins, store, **suite):
+    models = [os.path.basename(p)[:-3] for p in plugins]
+    return recscale.run(
+        {"file": {"path": str(data_file)}}, store=store, progress=False, models=models, plugins=list(plugins), **suite
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "reason"),
+    [
+        ("raises", "error", "ValueError: this model is wrong"),
+        ("allocates", "out_of_memory", ""),
+        ("loops", "timeout", ""),
+        ("overruns", "timeout", "time budget"),
+        ("segfaults", "error", "SIGSEGV"),
+        ("killed", "out_of_memory", "SIGKILL"),
+        ("exits", "error", "exit code 3"),
+        ("nan", "error", "NaN"),
+    ],
+)
+def test_a_failure_is_a_record_and_the_next_job_runs(tmp_path, data_file, plugin, name, status, reason):
+    frame = run(data_file, plugin(name), plugin("good"), store=tmp_path / "s", timeout=4, max_memory="2GB")
+
+    assert frame["status"].tolist() == [status, "ok"]
+    assert reason in frame["reason"][0]
+    assert frame["failed_phase"][0] in ("fit", "warm-up", "score")
+    assert len(Store(tmp_path / "s").records()) == 2
+
+
+def test_a_model_that_prints_garbage_everywhere_is_measured_all_the_same(tmp_path, data_file, plugin):
+    frame = run(data_file, plugin("garbage"), store=tmp_path / "s")
+
+    assert frame["status"].tolist() == ["ok"]
+
+
+def test_a_record_says_what_was_measured(tmp_path, data_file, plugin):
+    row = run(data_file, plugin("good"), store=tmp_path / "s").iloc[0]
+
+    assert (row["n_parameters"], row["n_bytes"]) == (20, 80)
+    assert row["disk_bytes"] > 80
+    assert 0 < row["ndcg@100"] <= 1
+    assert row["fit_peak_rss_bytes"] >= row["fit_start_rss_bytes"] > 0
+    assert row["latency_p99_seconds"] >= row["latency_median_seconds"] > 0
+    assert row["users_per_second"] > 0
+    assert row["calibration"]["gemm_gflops"] > 0
+    assert row["device_used"] == "cpu"
+    assert row["n_test_users"] + row["dropped_users"] == 6
+
+
+def test_finished_jobs_are_not_repeated_and_failed_ones_when_asked(tmp_path, data_file, plugin):
+    plugins = (plugin("good"), plugin("raises"))
+    first = run(data_file, *plugins, store=tmp_path / "s")
+    second = run(data_file, *plugins, store=tmp_path / "s")
+    third = run(data_file, *plugins, store=tmp_path / "s", overwrite="failed")
+
+    assert first["started_at"].tolist() == second["started_at"].tolist()
+    assert third["key"].tolist() == first["key"].tolist()
+    assert third["fit_wall_seconds"][0] == first["fit_wall_seconds"][0]
+    assert third["fit_wall_seconds"][1] != first["fit_wall_seconds"][1]
+
+
+def test_a_changed_model_is_another_job(tmp_path, data_file, plugin):
+    first = run(data_file, plugin("good"), store=tmp_path / "s")
+    changed = run(data_file, plugin("good", body="self.scale = 2.0"), store=tmp_path / "s")
+
+    assert first["key"][0] != changed["key"][0]
+
+
+def test_a_changed_file_is_other_data(tmp_path, data_file, plugin):
+    first = run(data_file, plugin("good"), store=tmp_path / "s")
+    data_file.write_text(data_file.read_text() + "u0,i19\nu1,i19\nu2,i19\n")
+    changed = run(data_file, plugin("good"), store=tmp_path / "s")
+
+    assert first["data_fingerprint"][0] != changed["data_fingerprint"][0]
+    assert first["key"][0] != changed["key"][0]
+
+
+def test_a_job_that_cannot_fit_is_refused_with_the_figure(tmp_path, data_file, plugin):
+    estimate = "\nfrom recscale.contract import Estimate\n"
+    greedy = plugin("good", more=", estimate=lambda model, shape: Estimate(729 * 10**9, 10**9)")
+    frame = run(data_file, greedy, store=tmp_path / "s", max_memory="8GB") if not estimate else None
+    path = tmp_path / "good.py"
+    path.write_text(path.read_text().replace("ModelSpec\n", "ModelSpec, Estimate\n", 1))
+    frame = run(data_file, greedy, store=tmp_path / "s", max_memory="8GB")
+
+    assert frame["status"].tolist() == ["refused"]
+    assert frame["reason"][0] == "needs about 729 GB, the limit is 8 GB"
+    assert frame["estimated_peak_bytes"][0] == 729 * 10**9
+
+
+def test_a_model_that_needs_a_gpu_is_skipped_with_the_reason(tmp_path, data_file, plugin):
+    frame = run(data_file, plugin("good", more=", devices=('cuda',)"), store=tmp_path / "s", device="auto")
+
+    if frame["status"][0] == "ok":
+        pytest.skip("this machine has a GPU")
+    assert frame["status"].tolist() == ["skipped"]
+    assert "GPU" in frame["reason"][0]
+
+
+def test_sizes_and_seeds_multiply(tmp_path, data_file, plugin):
+    plugin("good")
+    frame = recscale.run(
+        {"file": {"path": str(data_file)}},
+        store=tmp_path / "s",
+        progress=False,
+        models=["good[width=4,8]"],
+        plugins=[str(tmp_path / "good.py")],
+        seeds=[0, 1],
+        jobs=2,
+    )
+
+    assert sorted(zip(frame["parameter.width"], frame["seed"], strict=True)) == [(4, 0), (4, 1), (8, 0), (8, 1)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, data_file, plugin, number):
+    quick, slow = plugin("good"), plugin("loops", body="import time; time.sleep(3)")
+    command = [sys.executable, "-m", "recscale", "run", "--data", str(data_file), "--store", str(tmp_path / "s")]
+    command += ["--plugin", quick, "--plugin", slow, "-m", "good", "-m", "loops"]
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "s").rglob("good-*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(number)
+    code = running.wait(timeout=30)
+
+    assert code == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    before = {r.model: r for r in Store(tmp_path / "s").records()}
+    assert list(before) == ["good"]
+    subprocess.run(command, check=True, capture_output=True)
+    after = {r.model: r for r in Store(tmp_path / "s").records()}
+    assert after["good"] == before["good"]
+    assert after["loops"].status == "ok"
+    assert not list((tmp_path / "s" / ".work").iterdir())
+
+
+def test_two_runners_on_one_store_do_each_job_once(tmp_path, data_file, plugin):
+    path = plugin("good", body="import time; time.sleep(0.3)")
+    command = [sys.executable, "-m", "recscale", "run", "--data", str(data_file), "--store", str(tmp_path / "s")]
+    command += ["--plugin", path, "-m", "good[width=1,2,3,4]", "--json"]
+
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [one.communicate(timeout=120) for one in both]
+
+    assert [one.returncode for one in both] == [0, 0], answers
+    assert sorted(answers[0][0].splitlines()) == sorted(answers[1][0].splitlines())
+    assert len(Store(tmp_path / "s").records()) == 4

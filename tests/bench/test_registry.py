@@ -1,0 +1,104 @@
+"""Plug-ins are found by file name, entry point and path."""
+
+import subprocess
+import sys
+
+import pytest
+
+from recscale import registry
+from recscale.errors import UnknownName, UsageError
+
+PLUGIN = '''
+from dataclasses import dataclass
+from recscale.contract import FitContext, Model, ModelSpec
+
+@dataclass
+class Mine(Model):
+    """Mine."""
+    def fit(self, train, context=FitContext()): return self
+    def score(self, history): return history.toarray()
+    def state(self): return {}
+    def load_state(self, state): return self
+
+SPEC = ModelSpec(model=Mine, title="My model", cite="me", devices=("cpu",))
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    path = tmp_path / "my_model.py"
+    path.write_text(PLUGIN)
+    return path
+
+
+def test_a_file_given_by_path_is_a_model_of_its_name(plugin):
+    assert registry.entries("model", [plugin])["my_model"].title == "My model"
+    assert registry.model_spec("my-model", [plugin]).cite == "me"
+
+
+def test_built_in_models_and_data_sets_are_their_files():
+    assert "popularity" in registry.entries("model")
+    assert "debian-depends" in registry.entries("dataset")
+    assert not [name for name in registry.entries("model") if name.startswith("_")]
+
+
+def test_hyphens_and_underscores_are_the_same_letter():
+    assert registry.find("dataset", "debian_depends").name == "debian-depends"
+    assert registry.find("model", "item-knn").name == "item_knn"
+
+
+def test_an_unknown_name_gets_the_nearest_known_one():
+    with pytest.raises(UnknownName, match="no model named 'populrity'; did you mean 'popularity'"):
+        registry.find("model", "populrity")
+
+
+def test_two_plug_ins_of_one_name_are_an_error(tmp_path):
+    clash = tmp_path / "popularity.py"
+    clash.write_text(PLUGIN)
+
+    with pytest.raises(UsageError, match="two models are named 'popularity'"):
+        registry.entries("model", [clash])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x = 1\n", "is no plug-in"),
+        ("def broken(:\n", "does not parse"),
+        ("SPEC = ModelSpec()\n", "raised NameError"),
+        ("import nothing_of_that_name\nSPEC = ModelSpec()\n", "raised ModuleNotFoundError"),
+        ("ModelSpec = dict\nSPEC = ModelSpec()\n", "has no SPEC of class ModelSpec"),
+    ],
+)
+def test_a_file_that_is_no_plug_in_says_why(tmp_path, content, message):
+    path = tmp_path / "odd.py"
+    path.write_text(content)
+
+    with pytest.raises(UsageError, match=message):
+        registry.model_spec("odd", [path])
+
+
+def test_a_missing_plug_in_file_is_an_error(tmp_path):
+    with pytest.raises(UsageError, match="no plug-in file"):
+        registry.entries("model", [tmp_path / "none.py"])
+
+
+def test_the_code_fingerprint_changes_with_the_file_and_its_helpers(plugin):
+    before = registry.code_fingerprint(registry.find("model", "my_model", [plugin]))
+    helper = plugin.with_name("_helper.py")
+    helper.write_text("x = 1\n")
+    plugin.write_text(PLUGIN + "\nimport _helper\n")
+    with_helper = registry.code_fingerprint(registry.find("model", "my_model", [plugin]))
+    helper.write_text("x = 2\n")
+    changed = registry.code_fingerprint(registry.find("model", "my_model", [plugin]))
+
+    assert len({before, with_helper, changed}) == 3
+
+
+def test_listing_imports_neither_numpy_nor_torch():
+    code = "import sys; from recscale import registry; registry.entries('model'); registry.entries('dataset')"
+    code += "; print([m for m in ('numpy', 'torch', 'pandas', 'scipy') if m in sys.modules])"
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert result.stdout.strip() == "[]"
