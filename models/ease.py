@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -67,6 +68,7 @@ class EASE(Model):
         diagonal = matrix.reshape(-1)[:: train.shape[1] + 1]
         diagonal *= 1.0 + self.dropout / (1.0 - self.dropout)
         diagonal += self.l2
+        del diagonal
         try:
             if not on_device:
                 _inverse.invert(matrix, context)
@@ -74,7 +76,7 @@ class EASE(Model):
             import torch
 
             moved = torch.from_numpy(matrix).to(context.device)
-            del matrix, diagonal
+            del matrix
             _inverse.invert_on_device(moved, context)
             return moved.float()
         except NumericalError as error:
@@ -148,8 +150,11 @@ def _tensor(rows: sp.csr_array, device: torch.device) -> torch.Tensor:
     """Return a csr_array as a sparse tensor on the device."""
     import torch
 
-    parts = (torch.from_numpy(part.astype(np.int64)) for part in (rows.indptr, rows.indices))
-    return torch.sparse_csr_tensor(*parts, torch.from_numpy(rows.data), size=rows.shape).to(device)
+    parts = [torch.from_numpy(part.astype(np.int64)) for part in (rows.indptr, rows.indices)]
+    parts.append(torch.from_numpy(rows.data))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(*parts, size=rows.shape, check_invariants=True).to(device)
 
 
 def estimate(model: EASE, shape: Shape) -> Estimate:

@@ -104,7 +104,7 @@ METRIC_NAMES: tuple[str, ...] = (*(f"{name}@k" for name in _WITH_CUTOFF), *_WITH
 _ALWAYS = ("mrr", "prediction_coverage", "catalogue_coverage@100", "gini@100")
 
 DEFAULT_METRICS: dict[str, tuple[str, ...]] = {
-    "fold-in": ("recall@20", "recall@50", "ndcg@100", *_ALWAYS),
+    "fold-in": ("ndcg@100", "recall@20", "recall@50", *_ALWAYS),
     "hold-one-out": ("mrr", "hr@10", "hr@50", "ndcg@10", "ndcg@100", *_ALWAYS[1:]),
     "fixed": ("recall_all@20", "ndcg@20", "hr@20", "recall_all@50", "ndcg@50", *_ALWAYS),
 }

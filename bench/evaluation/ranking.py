@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from recscale.contract import Ranking, Scores
-from recscale.errors import DataError, ModelError
+from recscale.errors import DataError, ModelError, UsageError
 from recscale.evaluation._ties import TieOrder, tie_order
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ def rank(
     """Rank the items for B users by `scores` (B, I), without their `history` (B, I), and find their `target` (B, I).
 
     The history is masked in the scores themselves while this runs, and put back: the memory needed beyond them is
-    a few arrays of I numbers, on another device half the scores again (twice for scores that are all tied), plus a
-    copy if `scores` is read-only or not contiguous. `item_order` is `tie_order(I)` unless given.
+    a few arrays of I numbers, on another device about twice the scores, plus a copy if `scores` is read-only or not
+    contiguous. `item_order` is `tie_order(I)` unless given.
     Raises ModelError for scores of the wrong shape or type, or not finite, DataError for a user without a target
-    or with a target in the history.
+    or with a target in the history, UsageError for k below 1.
     """
     check_scores(scores, history.shape)
     if isinstance(scores, np.ndarray):
@@ -63,7 +63,9 @@ def wait_for(scores: Scores) -> None:
         torch.cuda.synchronize(scores.device)
 
 
-def _check_targets(target: sp.csr_array) -> None:
+def _check_request(target: sp.csr_array, k: int) -> None:
+    if k < 1:
+        raise UsageError(f"a ranked list has at least 1 item, not k={k}")
     n_without = int(np.count_nonzero(np.diff(target.indptr) == 0))
     if n_without:
         raise DataError(f"{n_without} of {target.shape[0]} users have no target; drop them from the split")
@@ -82,7 +84,7 @@ def _rank_array(
     """Rank on the CPU, in the calling thread and without the interpreter's lock."""
     from recscale.evaluation import _kernels
 
-    _check_targets(target)
+    _check_request(target, k)
     if not (scores.flags.c_contiguous and scores.flags.writeable):
         scores = np.array(scores, order="C")
     n_rows, n_items = scores.shape
@@ -94,10 +96,10 @@ def _rank_array(
         status=np.zeros(n_rows, dtype=np.int8),
     )
     known, wanted = (
-        _kernels.Rows(m.indptr.astype(np.int64, copy=False), m.indices.astype(np.int32, copy=False))
-        for m in (history, target)
+        _kernels.Rows(_read_only(m.indptr, np.int64), _read_only(m.indices, np.int32)) for m in (history, target)
     )
-    _kernels.rank_rows(scores, known, wanted, _read_only(item_order), out)
+    order = TieOrder(_read_only(item_order.rank, np.int32), _read_only(item_order.items, np.int32))
+    _kernels.rank_rows(scores, known, wanted, order, out)
     counts = np.bincount(out.status, minlength=3)
     _check_rows(int(counts[_kernels.NOT_FINITE]), int(counts[_kernels.TARGET_IN_HISTORY]), n_rows)
     return Ranking(
@@ -112,12 +114,11 @@ def _rank_array(
     )
 
 
-def _read_only(order: TieOrder) -> TieOrder:
-    """Return views of the type for which the kernel is compiled."""
-    views = [np.ascontiguousarray(values, dtype=np.int32).view() for values in order]
-    for view in views:
-        view.flags.writeable = False
-    return TieOrder(*views)
+def _read_only(values: NDArray[Any], dtype: type[np.integer[Any]]) -> NDArray[Any]:
+    """Return a view (a copy only where the type differs) of the kind for which the kernel is compiled."""
+    view = np.ascontiguousarray(values, dtype=dtype).view()
+    view.flags.writeable = False
+    return view
 
 
 def rank_tensor(
@@ -127,14 +128,14 @@ def rank_tensor(
     import torch
 
     check_scores(scores, history.shape)
-    _check_targets(target)
+    _check_request(target, k)
     with torch.inference_mode():
         scores = scores.detach().contiguous()
         order = _on_device(item_order or tie_order(scores.shape[1]), scores.device)
         lowest, highest = torch.aminmax(scores, dim=1)  # both are NaN where a row holds one
         not_finite = int((~(lowest.isfinite() & highest.isfinite())).sum())
         _check_rows(not_finite, 0, scores.shape[0])
-        n_nonzero = torch.count_nonzero(scores, dim=1)
+        n_nonzero = _count(scores != 0)
         known, wanted = (_coordinates(matrix, scores.device) for matrix in (history, target))
         saved = scores[known]
         scores[known] = -torch.inf
@@ -192,6 +193,13 @@ def _keys(scores: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
     return (torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long() << 32) | (_LOW_BITS - ranks)
 
 
+def _count(conditions: torch.Tensor) -> torch.Tensor:
+    """Return how many hold in each row; in 32 bits, as on the CPU torch makes a copy of the type of the sum."""
+    import torch
+
+    return conditions.sum(1, dtype=torch.int32).long()
+
+
 def _first_ranks(
     scores: torch.Tensor, wanted: _Coordinates, order: _Coordinates
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -208,11 +216,11 @@ def _first_ranks(
     best_rank = _LOW_BITS - (best & _LOW_BITS)
     best_score = scores.gather(1, ordered[best_rank][:, None])
     n_equal = torch.zeros_like(best).scatter_add_(0, rows, (found == best_score[rows, 0]).long())
-    optimistic = (scores > best_score).sum(1) + 1
-    n_tied = (scores == best_score).sum(1) - n_equal
-    first = optimistic
-    if bool(n_tied.any()):
-        first = optimistic + ((scores == best_score) & (ranks < best_rank[:, None])).sum(1)
+    optimistic = _count(scores > best_score) + 1
+    n_tied = _count(scores == best_score) - n_equal
+    first = optimistic.clone()
+    for part in n_tied.nonzero()[:, 0].split(max(1, len(scores) // 4)):
+        first[part] += _count((scores[part] == best_score[part]) & (ranks < best_rank[part, None]))
     return first, optimistic, optimistic + n_tied
 
 
@@ -220,20 +228,20 @@ def _top_items(scores: torch.Tensor, k: int, order: _Coordinates) -> torch.Tenso
     """Return the (B, k) items ranked first, -1 where fewer can be ranked.
 
     The k blocks with the largest maxima hold the k best items, unless more than k items reach the k-th score: only
-    rows where that is so are ranked by their keys, an eighth of the rows at a time.
+    rows where that is so are ranked by their keys, a sixteenth of the rows at a time.
     """
     import torch
 
     n_rows, n_items = scores.shape
     n_listed = min(k, n_items)
-    candidates = _block_candidates(scores, n_listed)
-    values, place = candidates[1].topk(n_listed)
-    items = candidates[0].gather(1, place)
+    items, values = _block_candidates(scores, n_listed)
+    values, place = values.topk(n_listed)
+    items = items.gather(1, place)
     by_key = _keys(values, order[0][items]).argsort(dim=1, descending=True)
     items, values = items.gather(1, by_key), values.gather(1, by_key)
     last = values[:, -1:]
-    crowded = ((scores >= last).sum(1) > n_listed) & (last[:, 0] > -torch.inf)
-    for rows in crowded.nonzero()[:, 0].split(max(1, n_rows // 8)):
+    crowded = (_count(scores >= last) > n_listed) & (last[:, 0] > -torch.inf)
+    for rows in crowded.nonzero()[:, 0].split(max(1, n_rows // 16)):
         kept = _keys(scores[rows], order[0]).topk(n_listed).indices
         items[rows], values[rows] = kept, scores[rows].gather(1, kept)
     items = items.masked_fill(values == -torch.inf, -1)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from recscale.errors import UnknownName
-from recscale.reporting.axes import COSTS, PARAMETERS, Axis
+from recscale.reporting.axes import COSTS, PARAMETERS
 from recscale.reporting.comparisons import Comparison
 from recscale.reporting.labels import Named, write_names
 from recscale.reporting.palette import INK, Style
@@ -221,6 +221,3 @@ def _legend_grid(handles: Sequence[Line2D]) -> tuple[int, int]:
     widest = max(len(str(handle.get_label())) for handle in handles) * 0.08 + 0.55
     columns = min(len(handles), max(1, int((_WIDTH_INCHES - 0.8) / widest)))
     return columns, math.ceil(len(handles) / columns)
-
-
-__all__ = ["FORMATS", "Axis", "draw_costs", "draw_overview", "draw_sizes", "render", "settings"]

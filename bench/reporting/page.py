@@ -187,10 +187,8 @@ def _context(records: Sequence[RunRecord], parts: Sequence[Section], overview: D
         "overview": overview,
         "machines": sections.machines(records),
         "versions": sections.versions(records),
-        "ink": INK,
         "script": Markup(_SCRIPT),
         "script_hash": f"sha256-{digest}",
-        "sizes_caption": _SIZES_CAPTION,
     }
 
 

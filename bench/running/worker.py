@@ -1,8 +1,8 @@
 """The worker process: one request in, one outcome out. Everything heavy happens here and nowhere else.
 
 Started as `python -m recscale.running.worker FOLDER FD PARENT`. Reads `request.json` in the folder, writes
-`outcome.json` (and `per_user.npz`) there, each moved into place when complete, and reports what it is doing as JSON lines on the open
-file descriptor FD. Standard output and error belong to the models: whatever they print ends in the log.
+`outcome.json` (and `per_user.npz`) there, each moved into place when complete, and reports what it is doing as JSON
+lines on the open file descriptor FD. Standard output and error belong to the models: what they print ends in the log.
 """
 
 from __future__ import annotations

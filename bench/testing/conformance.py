@@ -272,17 +272,17 @@ def _grows_with_its_knob(trial: _Trial) -> str:
 def _scaled(spec: ModelSpec) -> list[Any]:
     """Return up to three sizes that a board of 81 items can tell apart: whole numbers scaled down to 16 at most."""
     ends = list(dict.fromkeys([spec.sizes[0], spec.sizes[len(spec.sizes) // 2], spec.sizes[-1]]))
-    numbers = [value for value in ends if type(value) is int]
-    if not numbers or max(numbers) <= 16:
+    largest = max((value for value in ends if type(value) is int), default=0)
+    if largest <= 16:
         return ends
-    scaled = sorted({max(1, round(value * 16 / max(numbers))) for value in numbers})
-    scaled += [value for value in ends if type(value) is not int]  # such as None for all
+    # what is no number, such as None for all, stays as it is and where it is
+    scaled = [max(1, round(value * 16 / largest)) if type(value) is int else value for value in ends]
     try:
         for value in scaled:
             spec.model(**{str(spec.size_knob): value})
     except UsageError:
         return ends
-    return scaled
+    return list(dict.fromkeys(scaled))
 
 
 def _prints_nothing(trial: _Trial) -> str:

@@ -40,7 +40,7 @@ def unit(rows):
 @pytest.mark.parametrize("kind", ["overlap", "jaccard", "cosine"])
 def test_neighbours_by_cosine_agree_with_sets_and_loops(kind):
     train, history = random_rows(50, 0), random_rows(8, 1)
-    model = UserKNN(n_neighbors=7, weight=kind, neighbors="cosine").fit(train)
+    model = UserKNN(n_neighbors=7, weight=kind).fit(train)
 
     scores = model.score(history)
 
@@ -63,13 +63,13 @@ def test_neighbours_by_svd_agree_with_an_exact_decomposition(kind):
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("neighbors", ["svd", "cosine"])
-def test_users_of_two_separate_blocks_never_meet(neighbors):
+@pytest.mark.parametrize("n_factors", [None, 6])
+def test_users_of_two_separate_blocks_never_meet(n_factors):
     block = np.ones((6, 4), np.float32)
     train = sp.csr_array(sp.block_diag([block, block]))
     history = sp.csr_array(np.array([[1, 1, 0, 0, 0, 0, 0, 0]], np.float32))
 
-    scores = UserKNN(n_neighbors=6, neighbors=neighbors, n_factors=2).fit(train).score(history)
+    scores = UserKNN(n_neighbors=6, weight="overlap", n_factors=n_factors).fit(train).score(history)
 
     np.testing.assert_array_equal(scores, [[12, 12, 12, 12, 0, 0, 0, 0]])
 
@@ -77,16 +77,16 @@ def test_users_of_two_separate_blocks_never_meet(neighbors):
 def test_ratings_are_taken_as_binary():
     train, history = random_rows(50, 0), random_rows(8, 1)
 
-    plain = UserKNN(neighbors="cosine").fit(train).score(history)
-    rated = UserKNN(neighbors="cosine").fit(train * 5).score(history * 3)
+    plain = UserKNN().fit(train).score(history)
+    rated = UserKNN().fit(train * 5).score(history * 3)
 
     np.testing.assert_array_equal(plain, rated)
 
 
-@pytest.mark.parametrize("neighbors", ["svd", "cosine"])
-def test_scores_do_not_depend_on_who_is_scored_beside_whom(neighbors):
+@pytest.mark.parametrize("n_factors", [None, 6])
+def test_scores_do_not_depend_on_who_is_scored_beside_whom(n_factors):
     train, history = random_rows(50, 0), random_rows(8, 1)
-    model = UserKNN(n_neighbors=5, neighbors=neighbors, n_factors=6).fit(train, FitContext(n_threads=2))
+    model = UserKNN(n_neighbors=5, n_factors=n_factors).fit(train, FitContext(n_threads=2))
 
     alone = np.concatenate([model.score(history[[row]]) for row in range(8)])
 
@@ -96,7 +96,7 @@ def test_scores_do_not_depend_on_who_is_scored_beside_whom(neighbors):
 def test_kept_rows_count_as_parameters_once_and_their_index_in_bytes_alone():
     train = random_rows(50, 0)
 
-    size = UserKNN(neighbors="cosine").fit(train).size()
+    size = UserKNN().fit(train).size()
 
     rows = 8 * train.nnz + 4 * 51
     assert size.n_parameters == train.nnz
@@ -106,13 +106,13 @@ def test_kept_rows_count_as_parameters_once_and_their_index_in_bytes_alone():
 def test_more_neighbours_than_users_are_all_of_them():
     train, history = random_rows(5, 0), random_rows(2, 1)
 
-    scores = UserKNN(n_neighbors=100).fit(train).score(history)
+    scores = UserKNN(n_neighbors=100, weight="overlap").fit(train).score(history)
 
     overlaps = history.toarray() @ train.toarray().T
     np.testing.assert_array_equal(scores, overlaps @ train.toarray())
 
 
-@pytest.mark.parametrize("options", [{"n_neighbors": 0}, {"weight": "dice"}, {"neighbors": "ann"}, {"n_factors": 0}])
+@pytest.mark.parametrize("options", [{"n_neighbors": 0}, {"weight": "dice"}, {"n_factors": 0}])
 def test_an_option_out_of_range_is_refused(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         UserKNN(**options)

@@ -1,10 +1,10 @@
 """What the harness itself costs: the command line's answers, and the time and memory added to a job."""
 
-import os
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -80,7 +80,7 @@ def test_a_job_costs_less_than_a_second_and_50_mb_beyond_imports(tmp_path, monke
         worker.close()
         added.append(wall_seconds - import_seconds - sum(p["wall_seconds"] for p in outcome["phases"].values()))
     added_seconds = statistics.median(added[1:])
-    data_bytes = os.path.getsize(job.prepared.split_path)
+    data_bytes = Path(job.prepared.split_path).stat().st_size
     added_bytes = outcome["phases"]["fit"]["start_rss_bytes"] - import_bytes - data_bytes
 
     print(f"\na job: imports {import_seconds:.2f} s and {import_bytes / 1e6:.0f} MB, data {data_bytes / 1e6:.0f} MB")

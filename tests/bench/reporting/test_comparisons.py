@@ -51,10 +51,12 @@ def test_a_metric_that_is_better_when_low_sorts_the_other_way(record):
     assert [c.model for c in found.configurations] == ["a", "b"]
 
 
-def test_a_score_that_is_not_a_number_comes_after_the_others(record):
-    (found,) = compare([record("a", score=float("nan")), record("b", score=0.1)])
+def test_a_score_that_is_not_a_number_comes_after_the_others_and_before_failures(record):
+    records = [record("a", status="error"), record("b", score=float("nan")), record("c", score=0.1)]
 
-    assert [c.model for c in found.configurations] == ["b", "a"]
+    (found,) = compare(records)
+
+    assert [c.model for c in found.configurations] == ["c", "b", "a"]
 
 
 def test_seeds_become_one_configuration_with_mean_error_and_spread(record):

@@ -26,7 +26,7 @@ def test_the_same_records_give_the_same_bytes_whatever_the_users_settings(realis
     records = [*realistic_records(), *realistic_records("ml-1m", "hold-one-out", 0.25)]
     first = render(drawn(records, draw), form)
 
-    with mpl.rc_context({"font.size": 20.0, "axes.grid": True, "svg.fonttype": "none", "lines.linewidth": 9.0}):
+    with mpl.rc_context({"font.size": 20.0, "axes.grid": True, "svg.fonttype": "none", "xtick.labelsize": 20.0}):
         second = render(drawn(records[::-1], draw), form)
 
     assert first == second
@@ -65,6 +65,17 @@ def test_a_failure_is_marked_at_its_estimate_and_at_the_edge_without_one(record)
     assert unknown == pytest.approx(0.985)
 
 
+def test_a_failure_of_unknown_throughput_stands_at_the_slow_end(record):
+    figure = drawn([record("fine"), record("broken", status="error")], draw_costs)
+
+    strips = [
+        axes
+        for axes in figure.axes
+        if axes.get_yscale() == "linear" and any(t.get_text() == "failed" for t in axes.texts)
+    ]
+    assert [strip.lines[0].get_xdata()[0] for strip in strips] == pytest.approx([0.985, 0.985, 0.985, 0.015])
+
+
 def test_a_comparison_of_failures_alone_says_that_no_run_finished(record):
     figure = drawn([record(status="error", reason="broken")], draw_costs)
 
@@ -73,7 +84,7 @@ def test_a_comparison_of_failures_alone_says_that_no_run_finished(record):
 
 
 def test_hostile_names_are_drawn_as_they_are_and_the_svg_stays_well_formed(record):
-    names = ["<script>alert(1)</script>", "$\\frac{", "--><b>", "_hidden", "a&b\"'"]
+    names = ["<script>alert(1)</script>", "$\\frac{$", "--><b>", "_hidden", "a&b\"'"]
     records = [record(name, score=0.1 * i + 0.1, n_parameters=10**i) for i, name in enumerate(names, 1)]
 
     for draw in (draw_sizes, draw_costs):

@@ -1,10 +1,10 @@
 """Every job ends as a record, whatever its model does."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +13,7 @@ from recscale.records.store import Store
 
 
 def run(data_file, *plugins, store, **suite):
-    models = [os.path.basename(p)[:-3] for p in plugins]
+    models = [Path(p).stem for p in plugins]
     return recscale.run(
         {"file": {"path": str(data_file)}}, store=store, progress=False, models=models, plugins=list(plugins), **suite
     )

@@ -249,15 +249,19 @@ def test_a_model_without_a_knob_need_not_grow():
     assert results["it grows with its knob"].passed
 
 
-def test_a_knob_that_ends_in_all_is_tried_below_it():
+@pytest.mark.parametrize(
+    ("sizes", "tried"),
+    [((20, 200, None), "[2, 16, None]"), ((None, 90, 100), "[None, 14, 16]"), ((2, 5, 9), "[2, 5, 9]")],
+)
+def test_whole_numbers_are_scaled_to_the_board_and_all_else_stays_in_its_place(sizes, tried):
     @dataclass
-    class KeepsAllByDefault(Sound):
+    class KeepsSome(Sound):
         n_kept: Annotated[int, Meta(ge=1)] | None = None
 
-    result = named(check(replace(SOUND, model=KeepsAllByDefault, sizes=(20, 200, None))))["it grows with its knob"]
+    result = named(check(replace(SOUND, model=KeepsSome, sizes=sizes)))["it grows with its knob"]
 
-    assert result.passed
-    assert "n_kept = [2, 16, None]" in result.detail
+    assert f"n_kept = {tried}" in result.detail
+    assert result.passed == (sizes[0] is not None)
 
 
 def test_a_model_that_stops_at_its_deadline_says_so():
