@@ -26,6 +26,7 @@ from recscale.records.record import SCHEMA_VERSION, RunRecord
 
 _LOCKS = ".locks"
 _WORK = ".work"
+_LEAST_ROOM_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Store:
         """Create the folder if it is missing and make sure that files can be made in it."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.root):
-                pass
+            with tempfile.NamedTemporaryFile(dir=self.root) as file:
+                file.write(bytes(_LEAST_ROOM_BYTES))  # a full disk takes a file's name, but nothing in it
         except OSError as error:
             raise StoreError(
                 f"the store {self.root} cannot be written: {_why(error)}; choose another: --store"

@@ -11,7 +11,7 @@ from itertools import pairwise
 from matplotlib import transforms
 from matplotlib.axes import Axes
 
-from recscale.reporting.axes import Axis
+from recscale.reporting.axes import PARAMETERS, Axis
 from recscale.reporting.comparisons import Comparison, Configuration
 from recscale.reporting.frontier import frontier
 from recscale.reporting.labels import measured
@@ -88,8 +88,8 @@ class Panel:
 
 
 def _by_size(configuration: Configuration, point: Point) -> tuple[float, float]:
-    value = configuration.knob_value
-    return (float(value) if isinstance(value, int | float) else 0.0, point[0])
+    """Order a line by what the model came to, on every axis: a knob's None may stand for all or for nothing."""
+    return (PARAMETERS.value(configuration) or 0.0, point[0])
 
 
 def strip_inches(panel: Panel) -> float:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
 from recscale import __version__, registry
 from recscale._parameters import option_types
-from recscale.contract import DatasetSpec, Filter, ModelSpec
+from recscale.contract import Choice, DatasetSpec, Filter, ModelSpec, Range
 from recscale.errors import RecscaleError, UnknownName
 from recscale.measuring.machine import calibrate, fingerprint, versions
 from recscale.measuring.size import MISSING as NOTHING
@@ -119,11 +120,11 @@ def describe(name: str, plugins: list[str]) -> str:
 
 def _describe_model(name: str, plugins: list[str]) -> str:
     spec: ModelSpec = registry.model_spec(name, plugins)
-    doc = (spec.model.__doc__ or "").strip()
-    rows = []
+    doc = inspect.getdoc(spec.model) or ""
+    types, rows = option_types(spec.model), []
     for f in fields(spec.model):  # type: ignore[arg-type]
         searched = spec.sizes if f.name == spec.size_knob else spec.space.get(f.name, "")
-        rows.append([f.name, str(f.type), str(f.default), str(searched)])
+        rows.append([f.name, type_text(types[f.name]), str(f.default), searched_text(searched)])
     lines = [f"{name}: {spec.title}", spec.cite, "", doc, "", columns(["option", "type", "default", "searched"], rows)]
     lines.append(f"\nsize knob: {spec.size_knob}; devices: {', '.join(spec.devices)}; extra: {spec.extra or 'none'}")
     return "\n".join(lines)
@@ -132,10 +133,10 @@ def _describe_model(name: str, plugins: list[str]) -> str:
 def _describe_dataset(name: str, plugins: list[str]) -> str:
     spec: DatasetSpec = registry.dataset_spec(name, plugins)
     rows = [
-        [option, _type_name(annotation), _default(spec.source, option)]
+        [option, type_text(annotation), _default(spec.source, option)]
         for option, annotation in option_types(spec.source).items()
     ]
-    rules = [[option, _type_name(kind), _default(Filter, option)] for option, kind in option_types(Filter).items()]
+    rules = [[option, type_text(kind), _default(Filter, option)] for option, kind in option_types(Filter).items()]
     lines = [f"{name}: {spec.title}", spec.cite, spec.url, f"licence: {spec.licence or 'not stated'}", ""]
     lines += [columns(["option", "type", "default"], [*rows, ["filter", "str", spec.filter], *rules])]
     for named, published in spec.statistics.items():
@@ -144,8 +145,26 @@ def _describe_dataset(name: str, plugins: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+def type_text(annotation: Any) -> str:
+    """Return an option's type as a person would say it, such as `float > 0` or `int >= 1 or none`."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, arguments))
+    if get_origin(annotation) is Annotated:
+        signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+        bounds = [(s, v) for a in arguments[1:] for n, s in signs.items() if (v := getattr(a, n, None)) is not None]
+        return " ".join([type_text(arguments[0]), ", ".join(f"{sign} {value}" for sign, value in bounds)])
+    if arguments:
+        return " or ".join(type_text(argument) for argument in arguments)
+    return "none" if annotation is type(None) else str(getattr(annotation, "__name__", annotation))
+
+
+def searched_text(searched: Any) -> str:
+    """Return the values over which a hyper-parameter is searched."""
+    if isinstance(searched, Range):
+        return f"{searched.low} to {searched.high}{', log' if searched.log else ''}"
+    values = searched.values if isinstance(searched, Choice) else searched
+    return ", ".join("none" if value is None else str(value) for value in values)
 
 
 def _default(cls: Any, option: str) -> str:

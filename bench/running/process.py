@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from recscale.errors import StoreError
 from recscale.measuring.budget import classify_exit
 from recscale.measuring.meter import peak_rss_of
 from recscale.running.job import Request
@@ -28,8 +29,11 @@ class WorkerProcess:
     """A fresh Python process that serves one request in a folder of its own below `work_folder`."""
 
     def __init__(self, request: Request, work_folder: Path, *, n_threads: int = 1) -> None:
-        self.folder = Path(tempfile.mkdtemp(dir=work_folder, prefix=f"{owner_mark()}-"))
-        (self.folder / "request.json").write_bytes(msgspec.json.encode(request))
+        try:
+            self.folder = Path(tempfile.mkdtemp(dir=work_folder, prefix=f"{owner_mark()}-"))
+            (self.folder / "request.json").write_bytes(msgspec.json.encode(request))
+        except OSError as error:
+            raise StoreError(f"{work_folder} cannot be written: {(error.strerror or str(error)).lower()}") from None
         self.timeout_seconds = request.limits.timeout_seconds
         self.phase = "start"
         self.peak_rss_bytes = 0

@@ -83,8 +83,7 @@ class Runner:
                 record = self._stored(job)
                 if record is not None and job.is_settled_by(record, self.overwrite):
                     plan.settled[job.key] = record
-                reason = refusal(job.estimated_peak_bytes, job.limits.max_memory_bytes)
-                if reason is not None and job.device == "cpu":
+                if reason := _refusal(job):
                     plan.refusals[job.key] = reason
         return plan
 
@@ -222,6 +221,13 @@ class _Running:
     worker: WorkerProcess
     claim: contextlib.ExitStack
     started_at: str
+
+
+def _refusal(job: Job) -> str | None:
+    """Return why a job cannot fit its budget, by its estimate; None if it may."""
+    if job.device == "cpu":
+        return refusal(job.estimated_peak_bytes, job.limits.max_memory_bytes)
+    return refusal(job.estimated_peak_bytes, job.limits.max_gpu_memory_bytes, what="GPU memory")
 
 
 def open_store(folder: str | Path) -> Store:

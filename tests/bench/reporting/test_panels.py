@@ -24,6 +24,18 @@ def test_a_model_is_one_line_over_its_sizes_and_the_lesser_settings_are_points(s
     assert line.errors == pytest.approx((0.009, 0.009))
 
 
+def test_a_line_runs_from_the_smallest_model_to_the_largest_whatever_the_knob_says(sized_record):
+    records = [
+        sized_record("ease", "k", None, score=0.6, n_parameters=900),
+        sized_record("ease", "k", 20, score=0.3, n_parameters=20),
+        sized_record("ease", "k", 200, score=0.5, n_parameters=200),
+    ]
+
+    (line,) = panel_of(records).lines()
+
+    assert line.points == ((20.0, 0.3), (200.0, 0.5), (900.0, 0.6))
+
+
 def test_failures_are_gathered_by_model_and_outcome(record):
     records = [
         record("a", status="refused", parameters={"k": 1}, estimated_model_bytes=400),
