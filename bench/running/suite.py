@@ -26,7 +26,10 @@ QUICK_SIZES = 3
 
 
 class Suite(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What to run. In `models`, a list of values is a grid; no models at all means every model, over its sizes."""
+    """What to run. In `models`, a list of values is a grid; no models at all means every model.
+
+    With a `profile`, and always where no models are named, a model without options runs over its sizes.
+    """
 
     datasets: list[Any] = msgspec.field(default_factory=lambda: [DEFAULT_DATASET])
     protocols: list[str] = msgspec.field(default_factory=lambda: ["fold-in"])
@@ -38,7 +41,7 @@ class Suite(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     max_memory: str | int | None = None
     max_gpu_memory: str | int | None = None
     jobs: int = 1
-    profile: Profile = "standard"
+    profile: Profile | None = None
     plugins: list[str] = []
 
     def limits(self) -> Budget:
@@ -129,8 +132,8 @@ def _configurations(suite: Suite) -> list[tuple[registry.Entry, ModelSpec, Model
         name = registry.canonical_name("model", name)
         entry = registry.find("model", name, suite.plugins)
         spec = registry.model_spec(name, suite.plugins)
-        if not suite.models or (not options and suite.profile == "full"):
-            options = _sizes(spec, suite.profile)
+        if not options and (suite.profile or not suite.models):
+            options = _sizes(spec, suite.profile or "standard")
         for combination in grid(options):
             found.append((entry, spec, build(spec.model, name, combination)))
     return found
