@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recscale.models._compiled import compiled
 from recscale.models._neighbours import Rows
 
-STRANDS = 64  # independent parts of a pass over the matrix, each with a histogram of its own
+STRANDS = 16  # independent parts of a pass over the matrix, each with a histogram of its own (0.5 MB)
 BINS = 65536
 
 

@@ -158,15 +158,16 @@ def _tensor(rows: sp.csr_array, device: torch.device) -> torch.Tensor:
 
 
 def estimate(model: EASE, shape: Shape) -> Estimate:
-    """One I*I buffer in the precision of the inverse, the transposed pattern of the data, and the kept weights."""
+    """One I*I buffer in the precision of the inverse, a part of the data transposed, and the kept weights."""
     n_items = shape.n_items
     width = 8 if model.precision == "float64" else 4
     dense = 4 * n_items**2
     is_dense = model.k is None or model.k >= n_items - 1
     kept = 0 if is_dense else 8 * (model.k or 0) * n_items + 4 * (n_items + 1)
     copies = 2 if model.pruning == "column" else 1
+    extra = 8 * shape.n_users + 256 * n_items + 2**24  # places in the rows, vectors, and the buffers of BLAS
     return Estimate(
-        peak_bytes=max(width * n_items**2, dense + copies * kept) + 12 * shape.n_interactions + 256 * n_items + 2**25,
+        peak_bytes=max(width * n_items**2, dense + copies * kept) + shape.n_interactions + extra,
         model_bytes=dense if is_dense else kept,
         fit_seconds=n_items**3 / 1.3e11 + shape.n_pairs * 2e-9,  # two cores at 130 GFLOP/s
     )
