@@ -84,7 +84,10 @@ class RunFlags:
     protocol: Annotated[tuple[str, ...], Parameter(help="fold-in, hold-one-out or fixed, repeatable")] = ()
     seeds: Annotated[tuple[int, ...], Parameter(help="seeds of the models", consume_multiple=True)] = ()
     metric: Annotated[tuple[str, ...], Parameter(help="metric such as ndcg@100, repeatable")] = ()
-    profile: Annotated[Literal["quick", "standard", "full"] | None, Parameter(help="run models over their sizes: quick three, else all")] = None
+    profile: Annotated[
+        Literal["quick", "standard", "full"] | None,
+        Parameter(help="run models over their sizes"),
+    ] = None
     device: Annotated[str | None, Parameter(help="auto (default), cpu, cuda or cuda:N")] = None
     timeout: Annotated[str | None, Parameter(help="hard limit a job, such as 90, 10m or 2h")] = None
     max_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 8GB")] = None
