@@ -7,6 +7,9 @@ CPU tensors go through a compiled kernel, other tensors are ranked on their devi
 from __future__ import annotations
 
 import functools
+import itertools
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +18,25 @@ from numpy.typing import NDArray
 
 from recscale.contract import Ranking, Scores
 from recscale.errors import DataError, ModelError, UsageError
+from recscale.evaluation._arguments import NO_TARGET, NOT_FINITE, RANKED, TARGET_IN_HISTORY, Output, Rows
 from recscale.evaluation._ties import TieOrder, tie_order
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TieOrder", "rank", "rank_tensor", "tie_order", "wait_for"]
+__all__ = ["RankOptions", "TieOrder", "check_scores", "rank", "rank_tensor", "rank_with", "tie_order", "wait_for"]
 
 _LOW_BITS = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class RankOptions:
+    """How to rank: lists of `k` items, ties by `item_order`, on the CPU by `n_threads` of a `pool` if there is one."""
+
+    k: int
+    item_order: TieOrder | None = None
+    pool: Executor | None = None
+    n_threads: int = 1
 
 
 def rank(
@@ -36,12 +50,17 @@ def rank(
     Raises ModelError for scores of the wrong shape or type, or not finite, DataError for a user without a target
     or with a target in the history, UsageError for k below 1.
     """
+    return rank_with(RankOptions(k, item_order), scores, history, target)
+
+
+def rank_with(options: RankOptions, scores: Scores, history: sp.csr_array, target: sp.csr_array) -> Ranking:
+    """Do as `rank` does, with several threads if the `options` say so."""
     check_scores(scores, history.shape)
     if isinstance(scores, np.ndarray):
-        return _rank_array(scores, history, target, k, item_order or tie_order(scores.shape[1]))
+        return _rank_array(scores, history, target, options)
     if scores.device.type == "cpu":
-        return rank(scores.detach().numpy(), history, target, k=k, item_order=item_order)
-    return rank_tensor(scores, history, target, k=k, item_order=item_order)
+        return rank_with(options, scores.detach().numpy(), history, target)
+    return rank_tensor(scores, history, target, k=options.k, item_order=options.item_order)
 
 
 def check_scores(scores: Any, shape: tuple[int, int]) -> None:
@@ -63,45 +82,48 @@ def wait_for(scores: Scores) -> None:
         torch.cuda.synchronize(scores.device)
 
 
-def _check_request(target: sp.csr_array, k: int) -> None:
+def _check_length(k: int) -> None:
     if k < 1:
         raise UsageError(f"a ranked list has at least 1 item, not k={k}")
-    n_without = int(np.count_nonzero(np.diff(target.indptr) == 0))
-    if n_without:
-        raise DataError(f"{n_without} of {target.shape[0]} users have no target; drop them from the split")
 
 
-def _check_rows(n_not_finite: int, n_in_history: int, n_rows: int) -> None:
-    if n_not_finite:
-        raise ModelError(f"{n_not_finite} of {n_rows} rows of scores hold NaN or infinite numbers")
-    if n_in_history:
-        raise DataError(f"{n_in_history} of {n_rows} users have a target that is part of their history")
+def _check_status(status: NDArray[np.int8]) -> None:
+    """Raise for the rows that could not be ranked."""
+    if not status.any():
+        return
+    counts, n_rows = np.bincount(status, minlength=NO_TARGET + 1), len(status)
+    if counts[NO_TARGET]:
+        raise DataError(f"{counts[NO_TARGET]} of {n_rows} users have no target; drop them from the split")
+    if counts[NOT_FINITE]:
+        raise ModelError(f"{counts[NOT_FINITE]} of {n_rows} rows of scores hold NaN or infinite numbers")
+    raise DataError(f"{counts[TARGET_IN_HISTORY]} of {n_rows} users have a target that is part of their history")
 
 
 def _rank_array(
-    scores: NDArray[np.float32], history: sp.csr_array, target: sp.csr_array, k: int, item_order: TieOrder
+    scores: NDArray[np.float32], history: sp.csr_array, target: sp.csr_array, options: RankOptions
 ) -> Ranking:
-    """Rank on the CPU, in the calling thread and without the interpreter's lock."""
+    """Rank on the CPU, without the interpreter's lock."""
     from recscale.evaluation import _kernels
 
-    _check_request(target, k)
+    _check_length(options.k)
     if not (scores.flags.c_contiguous and scores.flags.writeable):
         scores = np.array(scores, order="C")
     n_rows, n_items = scores.shape
-    out = _kernels.Output(
-        items=np.full((n_rows, k), -1, dtype=np.int32),
-        hits=np.zeros((n_rows, k), dtype=np.bool_),
-        first=np.zeros((n_rows, 3), dtype=np.int64),
-        n_nonzero=np.zeros(n_rows, dtype=np.int64),
-        status=np.zeros(n_rows, dtype=np.int8),
-    )
-    known, wanted = (
-        _kernels.Rows(_read_only(m.indptr, np.int64), _read_only(m.indices, np.int32)) for m in (history, target)
-    )
-    order = TieOrder(_read_only(item_order.rank, np.int32), _read_only(item_order.items, np.int32))
-    _kernels.rank_rows(scores, known, wanted, order, out)
-    counts = np.bincount(out.status, minlength=3)
-    _check_rows(int(counts[_kernels.NOT_FINITE]), int(counts[_kernels.TARGET_IN_HISTORY]), n_rows)
+    out = Output.empty(n_rows, options.k)
+    order = tie_order(n_items)
+    if options.item_order is not None:
+        order = TieOrder(*(_read_only(values, np.int32) for values in options.item_order))
+    known, wanted = (Rows(_read_only(m.indptr, np.int64), _read_only(m.indices, np.int32)) for m in (history, target))
+
+    def rank_part(rows: slice) -> None:
+        _kernels.rank_rows(scores[rows], known.part(rows), wanted.part(rows), order, out.part(rows))
+
+    parts = _parts(n_rows, options)
+    if options.pool is None or len(parts) == 1:
+        rank_part(slice(0, n_rows))
+    else:
+        list(options.pool.map(rank_part, parts))
+    _check_status(out.status)
     return Ranking(
         items=out.items,
         hits=out.hits,
@@ -112,6 +134,13 @@ def _rank_array(
         n_nonzero=out.n_nonzero,
         n_items=n_items,
     )
+
+
+def _parts(n_rows: int, options: RankOptions) -> list[slice]:
+    """Cut the rows into a part for each thread, of 16 rows at least: to start one takes as long as to rank 5 rows."""
+    n_parts = max(1, min(options.n_threads, n_rows // 16))
+    edges = [n_rows * part // n_parts for part in range(n_parts + 1)]
+    return list(itertools.starmap(slice, itertools.pairwise(edges)))
 
 
 def _read_only(values: NDArray[Any], dtype: type[np.integer[Any]]) -> NDArray[Any]:
@@ -128,13 +157,14 @@ def rank_tensor(
     import torch
 
     check_scores(scores, history.shape)
-    _check_request(target, k)
+    _check_length(k)
+    _check_status(np.where(np.diff(target.indptr) == 0, NO_TARGET, RANKED).astype(np.int8))
     with torch.inference_mode():
         scores = scores.detach().contiguous()
         order = _on_device(item_order or tie_order(scores.shape[1]), scores.device)
         lowest, highest = torch.aminmax(scores, dim=1)  # both are NaN where a row holds one
-        not_finite = int((~(lowest.isfinite() & highest.isfinite())).sum())
-        _check_rows(not_finite, 0, scores.shape[0])
+        finite = lowest.isfinite() & highest.isfinite()
+        _check_status(torch.where(finite, RANKED, NOT_FINITE).to(torch.int8).cpu().numpy())
         n_nonzero = _count(scores != 0)
         known, wanted = (_coordinates(matrix, scores.device) for matrix in (history, target))
         saved = scores[known]
@@ -209,7 +239,9 @@ def _first_ranks(
     rows, items = wanted
     ranks, ordered = order
     found = scores[wanted]
-    _check_rows(0, len(torch.unique(rows[found == -torch.inf])), len(scores))
+    status = torch.full((len(scores),), RANKED, dtype=torch.int8, device=scores.device)
+    status[rows[found == -torch.inf]] = TARGET_IN_HISTORY
+    _check_status(status.cpu().numpy())
     smallest = torch.iinfo(torch.int64).min
     best = torch.full((len(scores),), smallest, device=scores.device)
     best.scatter_reduce_(0, rows, _keys(found, ranks[items]), "amax")

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.perf
 N_USERS, N_ITEMS, N_INTERACTIONS, N_EVALUATED = 60_000, 20_000, 4_800_000, 4_096
 N_FACTORS, N_LISTED, BATCH = 64, 100, 64
 METRICS = ("recall@20", "recall@50", "ndcg@100", "map@100")
-ROUNDS = 5
+ROUNDS = 15
 
 
 def _power_law(rng):

@@ -106,8 +106,9 @@ def test_both_routes_give_the_same_arrays_of_the_same_types(board):
 
 @ROUTES
 @pytest.mark.parametrize("k", [1100, 5000])
-def test_long_lists_are_ranked_too(route, k):
-    scores = _scores("small integers", 4000)
+@pytest.mark.parametrize("board", ["distinct", "small integers"])
+def test_long_lists_are_ranked_too(route, board, k):
+    scores = _scores(board, 4000)
     history, target = _users(4000, 0.1)
 
     ranking = route(scores, history, target, k=k)
