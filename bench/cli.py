@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,11 @@ class OwnFile:
     rating_column: Annotated[str | None, Parameter(group=_own_file, help="column of the rating")] = None
     time_column: Annotated[str | None, Parameter(group=_own_file, help="column of the timestamp")] = None
     min_rating: Annotated[float | None, Parameter(group=_own_file, help="drop lower ratings")] = None
+    separator: Annotated[str | None, Parameter(group=_own_file, help="one letter, or tab; else by the suffix")] = None
+    encoding: Annotated[str | None, Parameter(group=_own_file, help="encoding, if not utf-8")] = None
+    no_header: Annotated[
+        bool, Parameter(negative="", group=_own_file, help="the file has no header: columns are numbers from 0")
+    ] = False
 
     def reference(self) -> dict[str, dict[str, Any]] | None:
         """Return the data set that these flags describe, or None without --data. Raises UsageError."""
@@ -62,11 +68,16 @@ class OwnFile:
             "rating": self.rating_column,
             "timestamp": self.time_column,
             "min_rating": self.min_rating,
+            "separator": self.separator,
+            "encoding": self.encoding,
+            "header": False if self.no_header else None,
         }
         given = {name: value for name, value in columns.items() if value is not None}
         if self.data is None:
             if given:
-                raise UsageError("column names and --min-rating describe a file of your own: give it by --data FILE")
+                raise UsageError(
+                    "columns, --min-rating and the like describe a file of your own: give it by --data FILE"
+                )
             return None
         return {"file": {"path": str(self.data), **given}}
 
@@ -114,7 +125,8 @@ class RunFlags:
 def run(*datasets: str, flags: RunFlags = RunFlags()) -> int:
     """Run models on data sets, one record a job; finished jobs are skipped."""
     if not (flags.model or flags.suite):
-        raise UsageError("no model given; name one with -m (recscale list shows them), or use recscale run-all")
+        hint = _misplaced(datasets)
+        raise UsageError(f"no model given; {hint or 'name one with -m (recscale list shows them), or use run-all'}")
     return _run(datasets, flags)
 
 
@@ -235,6 +247,7 @@ def doctor() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 fine, 1 a failed job under --strict, 2 wrong use, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -248,6 +261,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Turn a polite request to end into an interrupt, so that workers are ended and their folders removed."""
+    raise KeyboardInterrupt
+
+
+def _misplaced(datasets: Sequence[str]) -> str | None:
+    """Return what to write instead, if a model or a file stands where data sets are named."""
+    from recscale.registry import canonical_name, entries
+
+    for written in datasets:
+        if canonical_name("model", written.partition("[")[0]) in entries("model"):
+            return f'{written} is a model: write -m "{written}"'
+        if Path(written).is_file():
+            return f"{written} is a file: write --data {written}"
+    return None
 
 
 def _complain(message: str) -> int:

@@ -121,6 +121,14 @@ def apply_memory_limit(n_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
+def data_bytes() -> int:
+    """Return what of a memory limit this process has taken already: its data memory, touched or not. Linux only."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def limit_gpu_memory(n_bytes: int, device: str, torch: Any = None) -> None:
     """Limit what torch's allocator may take on `device` in this process; the driver's own context comes on top.
 

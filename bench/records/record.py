@@ -37,6 +37,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     model: str  # the registry name
     model_title: str
     parameters: dict[str, Any]
+    configuration: str | None = None  # the model with its size and whatever else differs from its defaults
     size_knob: str | None = None  # the parameter that sets the size of this model
     dataset: str  # canonical text of data set, options and filter
     dataset_name: str

@@ -108,13 +108,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def is_settled_by(self, record: RunRecord, overwrite: str) -> bool:
         """Tell whether `record` makes running this job again needless.
 
-        A finished record settles it if it has every metric asked for; a failure settles it unless `overwrite` is
-        "failed", or it failed for want of memory or time and the budget is clearly larger now.
+        A finished record settles it if it has every metric asked for and what it took is within the budget. A failure
+        settles it unless `overwrite` is "failed", or it failed for want of memory or time and the budget is clearly
+        larger now.
         """
         if overwrite == "always":
             return False
         if record.status == "ok":
-            return set(self.metrics) <= set(record.metrics)
+            return set(self.metrics) <= set(record.metrics) and self._affords(record)
         if overwrite == "failed":
             return False
         pairs = {
@@ -127,6 +128,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         now, then = (float("inf") if limit is None else limit for limit in pairs[record.status])
         return now <= then * CLEARLY_LARGER
 
+    def _affords(self, record: RunRecord) -> bool:
+        """Tell whether what a finished job took is within the budget of this one."""
+        seconds = sum(phase.wall_seconds for phase in record.phases.values())
+        time_limit, memory_limit = self.limits.timeout_seconds, self.limits.max_memory_bytes
+        return (time_limit is None or seconds <= time_limit) and (
+            memory_limit is None or (record.peak_rss_bytes or 0) <= memory_limit
+        )
+
     def blank_record(self) -> dict[str, Any]:
         """Return the fields of a record that are known before the job runs."""
         return {
@@ -134,6 +143,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             "model": self.model,
             "model_title": self.model_title,
             "parameters": self.parameters,
+            "configuration": self.text,
             "size_knob": self.size_knob,
             "dataset": self.data.text,
             "dataset_name": self.data.name,

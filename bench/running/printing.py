@@ -15,6 +15,7 @@ from recscale import __version__, registry
 from recscale._parameters import option_types
 from recscale.contract import Choice, DatasetSpec, Filter, ModelSpec, Range
 from recscale.errors import RecscaleError, UnknownName
+from recscale.evaluation.filtering import NAMED_FILTERS
 from recscale.measuring.machine import calibrate, fingerprint, versions
 from recscale.measuring.size import MISSING as NOTHING
 from recscale.measuring.size import format_bytes, format_count, format_seconds
@@ -24,6 +25,7 @@ from recscale.running.job import Data, Prepared
 from recscale.running.runner import Plan
 from recscale.testing.conformance import check
 
+SHOWN_METRICS = 5
 EXTRAS = {"cholmod": "sksparse", "gpu": "pynvml"}
 
 
@@ -76,7 +78,7 @@ def print_records(records: Sequence[RunRecord], *, as_json: bool) -> None:
     for record in records:
         by_split.setdefault((record.dataset, record.protocol), []).append(record)
     for (dataset, protocol), group in by_split.items():
-        names = list(dict.fromkeys(name for record in group for name in record.metrics))[:5]
+        names = list(dict.fromkeys(name for record in group for name in record.metrics))[:SHOWN_METRICS]
         rows = [[_configuration(r, group), *_cells(r, names)] for r in group]
         _out(f"\n{dataset}, {protocol}")
         _out(columns(["model", *names, "parameters", "size", "fit", "fit peak", "users/s"], rows))
@@ -97,15 +99,10 @@ def _cells(record: RunRecord, names: Sequence[str]) -> list[str]:
 
 
 def _configuration(record: RunRecord, group: Sequence[RunRecord]) -> str:
-    """Return the model with the parameters in which the records of the group differ."""
-    same = [r for r in group if r.model == record.model]
-    differing = {k: v for k, v in record.parameters.items() if len({str(r.parameters.get(k)) for r in same}) > 1}
-    if record.size_knob is not None:
-        differing[record.size_knob] = record.parameters[record.size_knob]
-    if len({r.seed for r in same}) > 1:
-        differing["seed"] = record.seed
-    inside = ",".join(f"{k}={v}" for k, v in differing.items())
-    return f"{record.model}[{inside}]" if inside else record.model
+    """Return the model with its size and whatever differs from its defaults, and the seed where there are several."""
+    seeds = {r.seed for r in group if r.model == record.model}
+    told = record.configuration or record.model
+    return f"{told}, seed {record.seed}" if len(seeds) > 1 else told
 
 
 def describe(name: str, plugins: list[str]) -> str:
@@ -141,8 +138,15 @@ def _describe_dataset(name: str, plugins: list[str]) -> str:
     lines += [columns(["option", "type", "default"], [*rows, ["filter", "str", spec.filter], *rules])]
     for named, published in spec.statistics.items():
         lines.append(f"published, filter {named}: {asdict(published)}")
+    lines.append("filters: " + "; ".join(f"{name}: {rule_text(rule)}" for name, rule in NAMED_FILTERS.items()))
     lines.append(f"published split (--protocol fixed): {'yes' if spec.has_fixed_split else 'no'}")
     return "\n".join(lines)
+
+
+def rule_text(rule: Filter) -> str:
+    """Return a filter in words: the fields that differ from no filter at all."""
+    told = [f"{f.name}={value}" for f in fields(Filter) if (value := getattr(rule, f.name)) != f.default]
+    return ", ".join(told) or "everything is kept"
 
 
 def type_text(annotation: Any) -> str:

@@ -26,6 +26,7 @@ from recscale.running.suite import Suite, all_data, check_suite, expand
 
 Overwrite = Literal["never", "failed", "always"]
 TICK_SECONDS = 0.1
+PROCESS_BYTES = 200 * 10**6  # data memory of a worker before its model, on two cores; BLAS takes more on more
 
 
 class Display(Protocol):
@@ -226,7 +227,8 @@ class _Running:
 def _refusal(job: Job) -> str | None:
     """Return why a job cannot fit its budget, by its estimate; None if it may."""
     if job.device == "cpu":
-        return refusal(job.estimated_peak_bytes, job.limits.max_memory_bytes)
+        estimate = job.estimated_peak_bytes
+        return refusal(None if estimate is None else estimate + PROCESS_BYTES, job.limits.max_memory_bytes)
     return refusal(job.estimated_peak_bytes, job.limits.max_gpu_memory_bytes, what="GPU memory")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import sys
 import time
@@ -18,8 +19,16 @@ from typing import Any
 
 import msgspec
 
-from recscale.errors import DeadlineExceeded, ModelError, RecscaleError
-from recscale.measuring.budget import Budget, apply_memory_limit, classify, die_with_parent, limit_gpu_memory
+from recscale.errors import DeadlineExceeded, ModelError, OutOfMemory, RecscaleError
+from recscale.measuring.budget import (
+    Budget,
+    apply_memory_limit,
+    classify,
+    data_bytes,
+    die_with_parent,
+    limit_gpu_memory,
+)
+from recscale.measuring.size import format_bytes
 from recscale.running.job import Job, Request
 
 PROGRESS_INTERVAL_SECONDS = 0.1
@@ -77,8 +86,20 @@ def main(folder: Path, descriptor: int, parent_pid: int) -> int:
 
 
 def _apply(limits: Budget) -> None:
-    if limits.max_memory_bytes is not None:
-        apply_memory_limit(limits.max_memory_bytes)
+    """Set the limit on memory, once the libraries are loaded that any job needs.
+
+    Loaded under a limit that is too small, OpenBLAS asks for its buffers again and again and never comes back.
+    Raises OutOfMemory if they have used the limit up.
+    """
+    if limits.max_memory_bytes is None:
+        return
+    for library in ("numpy", "scipy.sparse", "scipy.linalg", "numba.np.arraymath"):
+        importlib.import_module(library)
+    taken = data_bytes()
+    if limits.max_memory_bytes < taken:
+        limit = format_bytes(limits.max_memory_bytes)
+        raise OutOfMemory(f"Python and its libraries take {format_bytes(taken)} before a model starts, of {limit}")
+    apply_memory_limit(limits.max_memory_bytes)
 
 
 def _serve(request: Request, folder: Path, reporter: Reporter, started: float) -> dict[str, Any]:
@@ -236,8 +257,9 @@ def _failure(error: BaseException, reporter: Reporter) -> dict[str, Any]:
 
     if not isinstance(error, RecscaleError) or isinstance(error, ModelError):
         traceback.print_exception(error)
-    message = " ".join(str(error).split()) or type(error).__name__
-    reason = message if isinstance(error, RecscaleError) else f"{type(error).__name__}: {message}"
+    message = " ".join(str(error).split())
+    kind = [] if isinstance(error, RecscaleError) else [type(error).__name__]
+    reason = ": ".join([*kind, *([message] if message else [])])
     return {"status": classify(error), "reason": reason[:500], "failed_phase": reporter.phase}
 
 

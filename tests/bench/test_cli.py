@@ -32,6 +32,8 @@ WRONG_FLAGS = {
     "an unknown verb": (["rnu"], "Did you mean"),
     "an unknown flag": (["run", "-m", "ease", "--sede", "3"], "--sede"),
     "no model": (["run", "debian-depends"], "no model given"),
+    "a model where data sets are named": (["run", "ease"], 'write -m "ease"'),
+    "a file where data sets are named": (["run", "good.csv"], "write --data good.csv"),
     "an unknown model": (["run", "-m", "eas"], "did you mean 'ease'"),
     "an unknown parameter": (["run", "-m", "ease[l3=1]"], "did you mean 'l2'"),
     "a parameter that is no number": (["run", "-m", "ease[l2=much]"], "l2='much'"),
@@ -197,6 +199,15 @@ def test_own_columns_thresholds_and_separators_are_read(folder, capfd):
     kept = sum(int(r[2]) >= 3 for r in rows)
     assert code == 0
     assert json.loads(capfd.readouterr().out)["prepared"]["n_interactions"] == kept
+
+
+def test_a_file_without_a_header_is_read_by_the_numbers_of_its_columns(folder, capfd):
+    rows = [line.split(",") for line in CSV.splitlines()[1:]]
+    (folder / "bare.tsv").write_text("\n".join("\t".join(r) for r in rows) + "\n")
+
+    call("prepare", "--data", "bare.tsv", "--no-header", "--user-column", "0", "--item-column", "1", "--json")
+
+    assert json.loads(capfd.readouterr().out)["prepared"]["n_interactions"] == len({tuple(r[:2]) for r in rows})
 
 
 @pytest.mark.parametrize("verb", ["run", "run-all", "plan", "prepare", "list", "info", "report", "check", "doctor"])

@@ -111,6 +111,23 @@ def test_a_model_that_needs_a_gpu_is_skipped_with_the_reason(tmp_path, data_file
     assert "GPU" in frame["reason"][0]
 
 
+def test_a_limit_below_what_the_libraries_take_is_said_at_once(tmp_path, data_file, plugin):
+    frame = run(data_file, plugin("good"), store=tmp_path / "s", max_memory="60MB")
+
+    assert frame["status"].tolist() == ["out_of_memory"]
+    assert "Python and its libraries take" in frame["reason"][0]
+
+
+def test_a_finished_job_is_run_again_under_a_budget_that_it_exceeded(tmp_path, data_file, plugin):
+    path = plugin("good", body="self.held = np.ones(50_000_000)")
+    free = run(data_file, path, store=tmp_path / "s")
+    wide = run(data_file, path, store=tmp_path / "s", max_memory="3GB")
+    tight = run(data_file, path, store=tmp_path / "s", max_memory="400MB")
+
+    assert wide["fit_wall_seconds"][0] == free["fit_wall_seconds"][0]
+    assert tight["status"].tolist() == ["out_of_memory"]
+
+
 def test_sizes_and_seeds_multiply(tmp_path, data_file, plugin):
     plugin("good")
     frame = recscale.run(
