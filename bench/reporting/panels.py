@@ -21,6 +21,7 @@ Point = tuple[float, float]
 ROW_INCHES = 0.19  # of one line in the strip of failures
 STRIP_PADDING_INCHES = 0.1
 _EDGE = 0.985  # where failures of unknown size stand, in parts of the width from the cheap end
+LEAST_DECADES = 0.95  # of a cost axis: room for three round numbers, also around a single point
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,8 @@ def _limits(panel: Panel) -> Point:
     costs = [x for line in panel.lines() for x, _ in (*line.points, *line.others)]
     costs += [x for failures in panel.failures() for x in failures.places if x is not None]
     low, high = min(costs, default=1.0), max(costs, default=10.0)
-    room = max(0.07 * math.log10(high / low), 0.12)
+    decades = math.log10(high / low)
+    room = max(0.07 * decades, 0.12, (LEAST_DECADES - decades) / 2)
     return low / 10**room, high * 10**room
 
 
