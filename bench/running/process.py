@@ -22,6 +22,7 @@ from recscale.running.job import Request
 
 GRACE_SECONDS = 3.0  # between the deadline, which a model may notice itself, and SIGKILL
 LOG_TAIL_LINES = 20
+_PACKAGE = Path(__file__).parent.parent
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -121,6 +122,9 @@ class WorkerProcess:
             log.seek(0, os.SEEK_END)
             log.seek(max(0, log.tell() - 16_384))
             text = log.read().decode("utf-8", errors="replace")
+        for place, told in ((self.folder, "."), (_PACKAGE, "recscale"), (Path.home(), "~")):
+            if place != Path(place.anchor):  # a home of "/" is nobody's
+                text = text.replace(str(place), told)  # records are shared: they say nothing of whose machine it was
         return [line[:300] for line in text.replace("\r", "\n").splitlines() if line.strip()][-LOG_TAIL_LINES:]
 
     def _watch_memory(self) -> None:

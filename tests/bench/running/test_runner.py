@@ -41,6 +41,14 @@ def test_a_failure_is_a_record_and_the_next_job_runs(tmp_path, data_file, plugin
     assert len(Store(tmp_path / "s").records()) == 2
 
 
+def test_the_log_in_a_record_names_no_place_of_the_installation(tmp_path, data_file, plugin):
+    run(data_file, plugin("nan"), store=tmp_path / "s")
+
+    (record,) = Store(tmp_path / "s").records()
+    assert any("recscale/evaluation/" in line for line in record.log_tail)
+    assert str(Path(recscale.__file__).parent) not in "".join(record.log_tail)
+
+
 def test_a_model_that_prints_garbage_everywhere_is_measured_all_the_same(tmp_path, data_file, plugin):
     frame = run(data_file, plugin("garbage"), store=tmp_path / "s")
 
