@@ -98,12 +98,10 @@ def test_a_changed_file_is_other_data(tmp_path, data_file, plugin):
 
 
 def test_a_job_that_cannot_fit_is_refused_with_the_figure(tmp_path, data_file, plugin):
-    estimate = "\nfrom recscale.contract import Estimate\n"
-    greedy = plugin("good", more=", estimate=lambda model, shape: Estimate(729 * 10**9, 10**9)")
-    frame = run(data_file, greedy, store=tmp_path / "s", max_memory="8GB") if not estimate else None
-    path = tmp_path / "good.py"
-    path.write_text(path.read_text().replace("ModelSpec\n", "ModelSpec, Estimate\n", 1))
-    frame = run(data_file, greedy, store=tmp_path / "s", max_memory="8GB")
+    greedy = Path(plugin("good", more=", estimate=lambda model, shape: Estimate(729 * 10**9, 10**9)"))
+    greedy.write_text(greedy.read_text().replace("Model, ModelSpec\n", "Estimate, Model, ModelSpec\n", 1))
+
+    frame = run(data_file, str(greedy), store=tmp_path / "s", max_memory="8GB")
 
     assert frame["status"].tolist() == ["refused"]
     assert frame["reason"][0] == "needs about 729 GB, the limit is 8 GB"
