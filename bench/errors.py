@@ -45,6 +45,13 @@ class ModelError(RecscaleError):
     """A model broke the contract: wrong shape, NaN scores, a state that does not load."""
 
 
+class FitWarning(UserWarning):
+    """What a reader of a result must know of its fit: a hyper-parameter that had to be changed, and to what.
+
+    Models warn with it; the harness keeps the message in the record.
+    """
+
+
 class NumericalError(RecscaleError):
     """A computation whose result could not be trusted, so none is given."""
 

@@ -1,4 +1,4 @@
-"""The inverse of a symmetric positive definite matrix in place, by blocks, with no second (I, I) array.
+"""The inverse and the Cholesky factor of a positive definite matrix in place, by blocks, with no second (I, I) array.
 
 Imported lazily, because the kernels need numba; torch is imported by the function for devices alone.
 """
@@ -50,6 +50,55 @@ def invert(matrix: NDArray[Any], context: FitContext, *, block: int = BLOCK, tol
     return _checked(symmetric_product(matrix, images, context) - probes, context, tolerance)
 
 
+def factor(matrix: NDArray[Any], context: FitContext, *, block: int = BLOCK) -> None:
+    """Replace the upper triangle of a symmetric positive definite `matrix` (I, I) by L', where A = L L'.
+
+    The lower triangle is neither read nor written. The steps of `invert` on what follows the pivot alone: I^3 / 3
+    flops. Raises NumericalError where the matrix is not positive definite; DeadlineExceeded between steps.
+    """
+    n_items = matrix.shape[0]
+    sweep = _Sweep(matrix, block, max(1, context.n_threads), only_after=True)
+    with _workers(context.n_threads) as run:
+        sweep.blocks.factor(0, min(block, n_items))
+        for first in range(0, n_items, block):
+            last = min(first + block, n_items)
+            run(sweep.panel_jobs((first, last), forward=True))
+            run(sweep.update_jobs((first, last)))
+            context.progress(last, n_items)
+
+
+def factor_on_device(matrix: torch.Tensor, context: FitContext, *, block: int = 1024) -> None:
+    """Replace the upper triangle of a symmetric positive definite `matrix` (I, I) by L' on its own device.
+
+    The rest of the matrix is not zeroed. Right-looking, by panels (block, I); raises what `factor` does.
+    """
+    import torch
+
+    n_items = matrix.shape[0]
+    for first in range(0, n_items, block):
+        last = min(first + block, n_items)
+        triangle = _device_factor(matrix, first, last)
+        matrix[first:last, first:last] = triangle.T
+        if last < n_items:
+            panel = torch.linalg.solve_triangular(triangle, matrix[first:last, last:], upper=False)  # (b, I - last)
+            matrix[first:last, last:] = panel
+            for row in range(last, n_items, 4 * block):  # what lies below the diagonal blocks is never computed
+                stop = min(row + 4 * block, n_items)
+                matrix[row:stop, row:].addmm_(panel[:, row - last : stop - last].T, panel[:, row - last :], alpha=-1)
+        context.progress(last, n_items)
+
+
+def _device_factor(matrix: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    """Return the Cholesky factor of a diagonal block. Raises NumericalError."""
+    import torch
+
+    triangle, info = torch.linalg.cholesky_ex(matrix[first:last, first:last])
+    if int(info) != 0:
+        kind = str(matrix.dtype).removeprefix("torch.")
+        raise NumericalError(f"the matrix is not positive definite in {kind} (found at row {first + int(info) - 1})")
+    return triangle
+
+
 def invert_on_device(
     matrix: torch.Tensor, context: FitContext, *, block: int = 1024, tolerance: float = TOLERANCE
 ) -> float:
@@ -65,18 +114,14 @@ def invert_on_device(
     images = _double_product(matrix, probes, block)
     for first in range(0, n_items, block):
         last = min(first + block, n_items)
-        factor, info = torch.linalg.cholesky_ex(matrix[first:last, first:last])
-        if int(info) != 0:
-            row = first + int(info) - 1
-            kind = str(matrix.dtype).removeprefix("torch.")
-            raise NumericalError(f"the matrix is not positive definite in {kind} (found at row {row})")
-        panel = torch.linalg.solve_triangular(factor, matrix[first:last], upper=False)  # W': (b, I)
+        triangle = _device_factor(matrix, first, last)
+        panel = torch.linalg.solve_triangular(triangle, matrix[first:last], upper=False)  # W': (b, I)
         panel[:, first:last] = 0
         matrix.addmm_(panel.T, panel, alpha=-1)
-        panel = torch.linalg.solve_triangular(factor.T, panel, upper=True)  # (W L^-1)'
+        panel = torch.linalg.solve_triangular(triangle.T, panel, upper=True)  # (W L^-1)'
         matrix[first:last] = panel
         matrix[:, first:last] = panel.T
-        matrix[first:last, first:last] = -torch.cholesky_inverse(factor)
+        matrix[first:last, first:last] = -torch.cholesky_inverse(triangle)
         context.progress(last, n_items)
     matrix.neg_()
     errors = _double_product(matrix, images, block) - probes
@@ -146,15 +191,17 @@ class _Sweep:
     (pivot, row). So no panel is copied; the flags of BLAS turn it.
     """
 
-    def __init__(self, matrix: NDArray[Any], block: int, n_threads: int) -> None:
+    def __init__(self, matrix: NDArray[Any], block: int, n_threads: int, *, only_after: bool = False) -> None:
         self.blocks, self.block, self.n_items = Blocks(matrix), block, matrix.shape[0]
+        self.only_after = only_after  # leave alone what comes before the pivot: this is Cholesky
         self.tile = max(block, min(LARGEST_TILE, self.n_items // (2 * n_threads)))  # small enough to keep all busy
 
     def panel_jobs(self, pivot: Span, *, forward: bool) -> list[Job]:
         """Return W = A_:k L^-T where `forward`, else W L^-1, in place, a span of rows at a time."""
         first, last = pivot
         width = max(128, self.tile // 2)
-        spans = _spans(0, first, width) + _spans(last, self.n_items, width)
+        before = [] if self.only_after else _spans(0, first, width)
+        spans = before + _spans(last, self.n_items, width)
         return [lambda span=span: self._solve(pivot, span, forward) for span in spans]  # type: ignore[misc]
 
     def _solve(self, pivot: Span, span: Span, forward: bool) -> None:
@@ -169,7 +216,7 @@ class _Sweep:
         first, last = pivot
         following = min(last + self.block, self.n_items)
         spans = [
-            *_spans(0, first, self.tile),
+            *([] if self.only_after else _spans(0, first, self.tile)),
             *_spans(last, following, self.block),
             *_spans(following, self.n_items, self.tile),
         ]

@@ -13,8 +13,8 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from recscale.contract import Array, Estimate, FitContext, Model, ModelSpec, Range, Scores, Shape, canonical
-from recscale.errors import NumericalError
 from recscale.models._inputs import checked_history
+from recscale.models._precision import Precision, Ridge, in_float32, precision_matrix
 
 if TYPE_CHECKING:
     import torch
@@ -44,44 +44,20 @@ class EASE(Model):
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     k: Annotated[int, Meta(ge=1)] | None = None
     pruning: Literal["global", "column"] = "global"
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Precision = "float32"
 
     def fit(self, train: sp.csr_array, context: FitContext = FitContext()) -> Self:
         """Invert the regularised Gram matrix of `train` (U, I) in place."""
         from recscale.models._compiled import numba_threads
 
         train = canonical(train)
-        inverse = self._inverse(train, context)  # (I, I), an array or on the device
+        ridge = Ridge(self.l2, self.dropout, self.precision)
+        inverse = in_float32(precision_matrix(train, ridge, context))  # (I, I), an array or on the device
         if self.k is None or self.k >= train.shape[1] - 1:
             return self._set(inverse, None)
         on_host = inverse if isinstance(inverse, np.ndarray) else inverse.cpu().numpy()
         with numba_threads(context.n_threads):
             return self._set(None, self._pruned(on_host), None if inverse is on_host else inverse.device)
-
-    def _inverse(self, train: sp.csr_array, context: FitContext) -> Any:
-        """Return P (I, I) in float32 on the device of the context."""
-        from recscale.models import _gram, _inverse
-
-        on_device = context.device != "cpu"
-        dtype = np.float64 if self.precision == "float64" else np.float32
-        matrix = _gram.gram(train, context, mirrored=on_device, dtype=dtype)
-        diagonal = matrix.reshape(-1)[:: train.shape[1] + 1]
-        diagonal *= 1.0 + self.dropout / (1.0 - self.dropout)
-        diagonal += self.l2
-        del diagonal
-        try:
-            if not on_device:
-                _inverse.invert(matrix, context)
-                return _in_float32(matrix)
-            import torch
-
-            moved = torch.from_numpy(matrix).to(context.device)
-            del matrix
-            _inverse.invert_on_device(moved, context)
-            return moved.float()
-        except NumericalError as error:
-            remedy = "" if self.precision == "float64" else "precision=float64 or "
-            raise NumericalError(f"{error}; l2={self.l2:g} is too small for it: use {remedy}a larger l2") from None
 
     def _pruned(self, inverse: NDArray[np.float32]) -> sp.csr_array:
         """Return the kept weights (I, I)."""
@@ -131,19 +107,6 @@ class EASE(Model):
     def load_state(self, state: Mapping[str, Array]) -> Self:
         """Take back `precision_matrix` or `weights`; scores on the CPU from then on."""
         return self._set(state.get("precision_matrix"), state.get("weights"))
-
-
-def _in_float32(matrix: NDArray[Any]) -> NDArray[np.float32]:
-    """Return a square matrix in float32, in the first half of its own memory; the other half is given back."""
-    if matrix.dtype == np.float32:
-        return matrix
-    n_items = matrix.shape[0]
-    narrow = matrix.reshape(-1).view(np.float32)
-    for row in range(n_items):
-        narrow[row * n_items : (row + 1) * n_items] = matrix[row].copy()
-    del narrow
-    matrix.resize(((n_items * n_items + 1) // 2,), refcheck=False)  # realloc shrinks in place
-    return matrix.view(np.float32)[: n_items * n_items].reshape(n_items, n_items)
 
 
 def _tensor(rows: sp.csr_array, device: torch.device) -> torch.Tensor:

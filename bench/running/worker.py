@@ -13,13 +13,14 @@ import importlib
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from recscale.errors import DeadlineExceeded, ModelError, OutOfMemory, RecscaleError
+from recscale.errors import DeadlineExceeded, FitWarning, ModelError, OutOfMemory, RecscaleError
 from recscale.measuring.budget import (
     Budget,
     apply_memory_limit,
@@ -177,7 +178,7 @@ def _measure(job: Job, folder: Path, phase: _Phases, outcome: dict[str, Any], st
     )
     _warm_up(spec.model(**job.parameters), context)
     model = spec.model(**job.parameters)
-    with phase("fit"):
+    with phase("fit"), _kept_warnings(outcome.setdefault("warnings", [])):
         model.fit(split.train, context)
     size = model.size()
     outcome.update(n_parameters=size.n_parameters, n_bytes=size.n_bytes)
@@ -197,11 +198,25 @@ def _measure(job: Job, folder: Path, phase: _Phases, outcome: dict[str, Any], st
     outcome.update(mrr_optimistic=result.mrr_optimistic, mrr_pessimistic=result.mrr_pessimistic)
     outcome.update(scoring_seconds=result.score_seconds, ranking_seconds=result.rank_seconds)
     if result.ties_matter:
-        outcome["warnings"] = [f"ties matter: MRR {result.mrr_pessimistic:.4f} to {result.mrr_optimistic:.4f}"]
+        outcome["warnings"] += [f"ties matter: MRR {result.mrr_pessimistic:.4f} to {result.mrr_optimistic:.4f}"]
     _write_vectors(folder / "per_user.npz", result.per_user)
     phase.reporter.begin("latency")
     median, worst = single_user_latency(model.score, test.history, seed=job.seed)
     outcome.update(latency_median_seconds=median, latency_p99_seconds=worst)
+
+
+@contextlib.contextmanager
+def _kept_warnings(kept: list[str]) -> Iterator[None]:
+    """Collect the messages of FitWarnings, each once; all other warnings go where they went, at the end."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FitWarning)
+        try:
+            yield
+        finally:
+            kept += dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, FitWarning))
+    for other in caught:
+        if not issubclass(other.category, FitWarning):
+            warnings.showwarning(other.message, other.category, other.filename, other.lineno)
 
 
 def _warm_up(model: Any, context: Any) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from recscale.contract import FitContext
 from recscale.errors import DeadlineExceeded, NumericalError
-from recscale.models._inverse import invert, invert_on_device
+from recscale.models._inverse import factor, factor_on_device, invert, invert_on_device
 
 # sizes and blocks: one entry, smaller than a block, a block that divides the size, blocks that do not, many tiles
 SHAPES = [(1, 8), (5, 8), (64, 16), (37, 8), (37, 36), (300, 128), (401, 48)]
@@ -114,3 +114,38 @@ def test_a_device_says_the_same_of_a_matrix_that_is_not_positive_definite():
 
     with pytest.raises(NumericalError, match=r"not positive definite in float32 \(found at row 40\)"):
         invert_on_device(torch.from_numpy(matrix), FitContext(), block=32)
+
+
+@pytest.mark.parametrize(("n", "block"), SHAPES)
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_the_factor_agrees_with_numpy_and_the_lower_triangle_stays(n, block, n_threads):
+    matrix, _ = positive_definite(n)
+    expected = np.linalg.cholesky(matrix.astype(np.float64))
+    lower = np.tril(matrix, -1)
+
+    factor(matrix, FitContext(n_threads=n_threads), block=block)
+
+    np.testing.assert_allclose(np.triu(matrix), expected.T, atol=2e-5)
+    np.testing.assert_array_equal(np.tril(matrix, -1), lower)
+
+
+@pytest.mark.parametrize(("n", "block"), SHAPES)
+def test_the_factor_on_a_device_agrees_with_numpy(n, block):
+    matrix, _ = positive_definite(n)
+    expected = np.linalg.cholesky(matrix.astype(np.float64))
+    tensor = torch.from_numpy(matrix)
+
+    factor_on_device(tensor, FitContext(), block=block)
+
+    np.testing.assert_allclose(np.triu(tensor.numpy()), expected.T, atol=2e-5)
+
+
+@pytest.mark.parametrize("row", [0, 40, 99])
+def test_the_factor_of_a_matrix_that_is_not_positive_definite_is_an_error(row):
+    matrix = np.eye(100, dtype=np.float32)
+    matrix[row, row] = -1
+
+    with pytest.raises(NumericalError, match=rf"not positive definite in float32 \(found at row {row}\)"):
+        factor_on_device(torch.from_numpy(matrix.copy()), FitContext(), block=32)
+    with pytest.raises(NumericalError, match=rf"not positive definite in float32 \(found at row {row}\)"):
+        factor(matrix, FitContext(), block=32)

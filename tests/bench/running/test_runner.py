@@ -55,6 +55,19 @@ def test_a_model_that_prints_garbage_everywhere_is_measured_all_the_same(tmp_pat
     assert frame["status"].tolist() == ["ok"]
 
 
+def test_what_a_model_had_to_change_stands_in_its_record_once_and_nothing_else(tmp_path, data_file, plugin):
+    body = (
+        "import warnings; from recscale.errors import FitWarning\n"
+        "        for _ in range(2): warnings.warn('beta raised to 3', FitWarning)\n"
+        "        warnings.warn('something else')"
+    )
+    run(data_file, plugin("warns", body=body), store=tmp_path / "s")
+
+    (record,) = Store(tmp_path / "s").records()
+    assert record.warnings == ["beta raised to 3", *record.warnings[1:]]
+    assert not any("beta" in line or "something" in line for line in record.warnings[1:])
+
+
 def test_a_record_says_what_was_measured(tmp_path, data_file, plugin):
     row = run(data_file, plugin("good"), store=tmp_path / "s").iloc[0]
 

@@ -1,0 +1,202 @@
+"""CHOL: sparse high-dimensional item embeddings, the pruned Cholesky factor of a shifted precision matrix."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import numpy as np
+import scipy.sparse as sp
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from recscale.contract import Array, Choice, Estimate, FitContext, Model, ModelSpec, Range, Scores, Shape, canonical
+from recscale.errors import FitWarning
+from recscale.models._inputs import checked_history
+from recscale.models._precision import Precision, Ridge, chol_target, in_float32, precision_matrix
+
+if TYPE_CHECKING:
+    import torch
+
+Order = Literal["popular", "unpopular", "random", "as-is"]
+
+
+@dataclass
+class CHOL(Model):
+    """Score an item by the product of its sparse embedding with those of the history: s_u = (x_u E) E' diag(pi).
+
+    A = beta D - P = L L', with P = (X'X + l2 I)^-1, D = diag(P), pi = 1 / diag(P); E is L with the k entries of largest
+    magnitude of each row kept (Van Balen and Goethals 2021, WWW, equations 5 to 8 and section 3.4). Off the diagonal
+    L L' diag(pi) is the B of EASE; its diagonal, beta - 1, only moves items of the history, which are never ranked.
+    Row i of L has at most i + 1 entries, so what comes first in the order has the shortest embedding.
+    With k = None the whole triangle is kept, packed: I (I + 1) / 2 numbers, half of EASE.
+    Peak of a fit on the CPU: 1 I*I*4 bytes in float32, 2 in float64, and the kept embeddings.
+
+    l2: weight of the squared norm of the weights, in interactions, above 0.
+    k: entries kept of each embedding, at least 1; None, or I and more, keeps all.
+    beta: factor of the diagonal, above 1; raised to 1.05 times the largest eigenvalue of D^-1/2 P D^-1/2, with a
+        FitWarning, where A would not be positive definite.
+    order: of the items in the factorisation, `popular` first (the text of section 3.4), or for comparison `unpopular`
+        first (what the public code does where it sorts), `random`, or `as-is`.
+    precision: in which X'X is inverted; A is factored in float32.
+    Raises NumericalError if the inverse cannot be trusted in this precision; DataError for input that is no matrix of
+    finite numbers, or a history over another number of items; DeadlineExceeded.
+    """
+
+    l2: Annotated[float, Meta(gt=0)] = 500.0
+    k: Annotated[int, Meta(ge=1)] | None = 200
+    beta: Annotated[float, Meta(gt=1)] = 2.0
+    order: Order = "popular"
+    precision: Precision = "float32"
+
+    def fit(self, train: sp.csr_array, context: FitContext = FitContext()) -> Self:
+        """Invert the regularised Gram matrix of `train` (U, I) in place, and factor it in place."""
+        from recscale.models import _embeddings as kernels
+        from recscale.models._compiled import numba_threads
+
+        train = canonical(train)
+        order = _order(train, self.order, context)
+        sorted_train = _reordered(train, order)
+        ridge = Ridge(self.l2, precision=self.precision)
+        matrix = in_float32(precision_matrix(sorted_train, ridge, context))  # (I, I), an array or on the device
+        del sorted_train
+        matrix, prior = chol_target(matrix, self.beta, context)
+        triangle, device = _factored(matrix, context), None if context.device == "cpu" else matrix.device
+        del matrix
+        weights = np.empty_like(prior)
+        weights[order] = prior
+        n_items = order.size
+        if self.k is None or self.k >= n_items:
+            _warn_of_size(self.k, n_items)
+            return self._set({"triangle": kernels.pack(triangle), "order": order, "prior": weights}, device)
+        with numba_threads(context.n_threads):
+            by_rank = kernels.largest_in_rows(triangle, self.k, lower=True)  # (I, I)
+        del triangle
+        ranks = np.empty_like(order)
+        ranks[order] = np.arange(n_items, dtype=order.dtype)
+        return self._set({"embeddings": sp.csr_array(by_rank[ranks]), "prior": weights}, device)
+
+    def _set(self, state: Mapping[str, Array], device: torch.device | None = None) -> Self:
+        self.state_ = dict(state)
+        self.on_device_: Any = None
+        if device is not None:
+            self.on_device_ = _moved(self.state_, device)
+        return self
+
+    def score(self, history: sp.csr_array) -> Scores:
+        """Return (x E) E' diag(pi) (B, I) for each row x of `history`; a tensor if the model was fitted on a device."""
+        from recscale.models import _embeddings as kernels
+        from recscale.models._neighbours import rows_of
+
+        prior = self.state_["prior"]
+        rows = checked_history(history, prior.size)
+        if self.on_device_ is not None:
+            return _score_on_device(rows, self.on_device_)
+        if "triangle" in self.state_:
+            return kernels.packed_scores(rows_of(rows), self.state_["triangle"], self.state_["order"], prior)
+        embeddings = self.state_["embeddings"]
+        return kernels.scores(rows_of(rows), rows_of(embeddings), prior, embeddings.shape[1])
+
+    def state(self) -> Mapping[str, Array]:
+        """Return `prior` pi (I,), and sparse `embeddings` (I, I) or the packed `triangle` and its `order`."""
+        return self.state_
+
+    def load_state(self, state: Mapping[str, Array]) -> Self:
+        """Take back what `state` gave; scores on the CPU from then on."""
+        return self._set(state)
+
+
+def _warn_of_size(k: int | None, n_items: int) -> None:
+    if k is not None:
+        warnings.warn(f"k={k} prunes nothing of {n_items} items: the whole triangle is kept", FitWarning, stacklevel=3)
+
+
+def _order(train: sp.csr_array, order: Order, context: FitContext) -> NDArray[np.int32]:
+    """Return the items in the order of the factorisation, (I,)."""
+    n_items = train.shape[1]
+    if order == "as-is":
+        return np.arange(n_items, dtype=np.int32)
+    if order == "random":
+        return context.rng().permutation(n_items).astype(np.int32)
+    counts = np.bincount(train.indices, minlength=n_items)
+    return np.argsort(-counts if order == "popular" else counts, kind="stable").astype(np.int32)
+
+
+def _reordered(train: sp.csr_array, order: NDArray[np.int32]) -> sp.csr_array:
+    """Return `train` with its columns in the given order, rows sorted."""
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(order.size, dtype=order.dtype)
+    result = sp.csr_array((train.data.copy(), ranks[train.indices], train.indptr.copy()), shape=train.shape)
+    result.sort_indices()
+    return result
+
+
+def _factored(matrix: Any, context: FitContext) -> NDArray[np.float32]:
+    """Return L (I, I) in the lower triangle of an array, in the memory of a `matrix` that is an array."""
+    from recscale.models import _gram, _inverse
+
+    if isinstance(matrix, np.ndarray):
+        _inverse.factor(matrix, context)
+        _gram.mirror(matrix, context)
+        return matrix
+    _inverse.factor_on_device(matrix, context)
+    lower: NDArray[np.float32] = matrix.T.contiguous().cpu().numpy()
+    return lower
+
+
+def _moved(state: Mapping[str, Array], device: torch.device) -> tuple[Any, Any]:
+    """Return E (I, I) and the prior (I,) on the device; a packed triangle is unpacked there."""
+    import torch
+
+    prior = torch.from_numpy(state["prior"]).to(device)
+    if "embeddings" in state:
+        sparse = state["embeddings"]
+        parts = [torch.from_numpy(part.astype(np.int64)) for part in (sparse.indptr, sparse.indices)]
+        tensor = torch.sparse_csr_tensor(*parts, torch.from_numpy(sparse.data), size=sparse.shape)
+        return tensor.to(device), prior
+    n_items, order = prior.numel(), torch.from_numpy(state["order"]).to(device).long()
+    dense = torch.zeros((n_items, n_items), device=device)
+    for rank, item in enumerate(order.tolist()):
+        start = rank * (rank + 1) // 2
+        dense[item, : rank + 1] = torch.from_numpy(state["triangle"][start : start + rank + 1])
+    return dense, prior
+
+
+def _score_on_device(rows: sp.csr_array, parts: tuple[Any, Any]) -> torch.Tensor:
+    import torch
+
+    embeddings, prior = parts
+    x = torch.from_numpy(rows.toarray()).to(prior.device)  # (B, I)
+    # a sparse matrix multiplies from the left alone: ((E' x')' E')' = E (E' x')
+    hidden = embeddings.T.to_sparse_csr() @ x.T if embeddings.is_sparse_csr else embeddings.T @ x.T
+    return (embeddings @ hidden).T * prior
+
+
+def estimate(model: CHOL, shape: Shape) -> Estimate:
+    """One I*I buffer in the precision of the inverse, two copies of the kept embeddings, the data in another order."""
+    n_items = shape.n_items
+    width = 8 if model.precision == "float64" else 4
+    is_dense = model.k is None or model.k >= n_items
+    kept = 2 * n_items * (n_items + 1) + 8 * n_items if is_dense else 8 * (model.k or 0) * n_items + 8 * n_items
+    extra = 8 * shape.n_users + 512 * n_items + 2**24
+    return Estimate(
+        peak_bytes=max(width * n_items**2, 4 * n_items**2 + (0 if is_dense else 2 * kept))
+        + 9 * shape.n_interactions
+        + extra,
+        model_bytes=kept,
+        fit_seconds=4 * n_items**3 / 3 / 1.3e11 + shape.n_pairs * 2e-9,  # two cores at 130 GFLOP/s
+    )
+
+
+SPEC = ModelSpec(
+    model=CHOL,
+    title="CHOL",
+    cite="Van Balen and Goethals. High-dimensional Sparse Embeddings for Collaborative Filtering. WWW 2021.",
+    size_knob="k",
+    sizes=(20, 50, 100, 200, 400, None),
+    space={"l2": Range(1.0, 10_000.0, log=True), "beta": Range(1.5, 5.0), "order": Choice(("popular", "random"))},
+    devices=("cpu", "cuda"),
+    estimate=estimate,
+)
