@@ -167,6 +167,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, data_file, plugin,
     quick, slow = plugin("good"), plugin("loops", body="import time; time.sleep(3)")
     command = [sys.executable, "-m", "recscale", "run", "--data", str(data_file), "--store", str(tmp_path / "s")]
     command += ["--plugin", quick, "--plugin", slow, "-m", "good", "-m", "loops"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and its children too
     running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "s").rglob("good-*.json")) and time.monotonic() < deadline:
