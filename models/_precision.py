@@ -85,7 +85,7 @@ def largest_eigenvalue(product: Callable[[Vector], Vector], start: Vector) -> fl
     """Return an upper estimate of the largest eigenvalue of a symmetric operator (I,) -> (I,), from `start` (I,).
 
     Lanczos with full reorthogonalisation: the largest Ritz value and its residual (Parlett 1980, The Symmetric
-    Eigenvalue Problem, section 13.2).
+    Eigenvalue Problem, section 13.2), until that is below half a percent.
     """
     from scipy.linalg import eigh_tridiagonal
 
@@ -99,11 +99,12 @@ def largest_eigenvalue(product: Callable[[Vector], Vector], start: Vector) -> fl
         for _ in range(2):  # twice is enough
             image = image - known.T @ (known @ image)
         beside.append(float(np.linalg.norm(image)))
-        if beside[-1] <= 1e-10 * abs(diagonal[0]):
+        values, vectors = eigh_tridiagonal(diagonal, beside[:-1])
+        residual = beside[-1] * abs(vectors[-1, -1])
+        if residual <= 5e-3 * abs(values[-1]):
             break
         basis.append(image / beside[-1])
-    values, vectors = eigh_tridiagonal(diagonal, beside[:-1])
-    return float(values[-1] + beside[-1] * abs(vectors[-1, -1]))
+    return float(values[-1] + residual)
 
 
 def chol_target(precision: Any, beta: float, context: FitContext) -> tuple[Any, NDArray[np.float32]]:
@@ -127,6 +128,20 @@ def chol_target(precision: Any, beta: float, context: FitContext) -> tuple[Any, 
         precision.neg_()
         precision.diagonal().mul_(-(beta - 1.0))
     return precision, (1.0 / diagonal).astype(np.float32)
+
+
+def sparse_chol_target(
+    precision: sp.csr_array, beta: float, context: FitContext
+) -> tuple[sp.csr_array, NDArray[np.float32]]:
+    """Return what `chol_target` does for a sparse symmetric P (I, I), as a new matrix."""
+    diagonal = precision.diagonal().astype(np.float64)
+    root = sp.diags_array(1.0 / np.sqrt(diagonal))
+    normalised = sp.csr_array(root @ precision @ root)
+    bound = largest_eigenvalue(normalised.dot, context.rng().standard_normal(diagonal.size))
+    del normalised
+    context.log("least_beta", 0, bound)
+    shifted = sp.csr_array(sp.diags_array(raised_beta(beta, bound) * diagonal) - precision)
+    return shifted, (1.0 / diagonal).astype(np.float32)
 
 
 def raised_beta(beta: float, bound: float) -> float:

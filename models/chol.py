@@ -13,9 +13,16 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from recscale.contract import Array, Choice, Estimate, FitContext, Model, ModelSpec, Range, Scores, Shape, canonical
-from recscale.errors import FitWarning
+from recscale.errors import FitWarning, Skipped
 from recscale.models._inputs import checked_history
-from recscale.models._precision import Precision, Ridge, chol_target, in_float32, precision_matrix
+from recscale.models._precision import (
+    Precision,
+    Ridge,
+    chol_target,
+    in_float32,
+    precision_matrix,
+    sparse_chol_target,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -33,16 +40,26 @@ class CHOL(Model):
     Row i of L has at most i + 1 entries, so what comes first in the order has the shortest embedding.
     With k = None the whole triangle is kept, packed: I (I + 1) / 2 numbers, half of EASE.
     Peak of a fit on the CPU: 1 I*I*4 bytes in float32, 2 in float64, and the kept embeddings.
+    With the other factorizations nothing of I*I exists: P is sparse, column j the inverse of the block of X'X + l2 I
+    around item j and its nearest `neighbors` by G_ij / sqrt((G_ii + l2) (G_jj + l2)) among those with a user in common
+    (Steck 2019, NeurIPS, section 3.2, with an overlap of 0), made symmetric by the mean where both columns have an
+    entry and by the one where one has it. `incomplete` factors A without fill, IC(0), so L L' is A exactly where P has
+    an entry; 40 bytes for each of these. `cholmod` factors A exactly, by CHOLMOD in a fill-reducing order; where L
+    would have more than `max_fill` entries, the weakest of P are left out, with a FitWarning; 40 bytes for each of L.
 
     l2: weight of the squared norm of the weights, in interactions, above 0.
     k: entries kept of each embedding, at least 1; None, or I and more, keeps all.
     beta: factor of the diagonal, above 1; raised to 1.05 times the largest eigenvalue of D^-1/2 P D^-1/2, with a
         FitWarning, where A would not be positive definite.
-    order: of the items in the factorisation, `popular` first (the text of section 3.4), or for comparison `unpopular`
-        first (what the public code does where it sorts), `random`, or `as-is`.
+    factorization: `dense`, or where I*I does not fit `incomplete`, or `cholmod` (needs the extra of that name).
+    neighbors: of each item, at least 1; where not dense.
+    max_fill: entries of the factor before pruning, at least 1; for cholmod.
+    order: of the items in the factorisation, but for cholmod: `popular` first (the text of section 3.4), or for
+        comparison `unpopular` first (what the public code does where it sorts), `random`, or `as-is`.
     precision: in which X'X is inverted; A is factored in float32.
     Raises NumericalError if the inverse cannot be trusted in this precision; DataError for input that is no matrix of
-    finite numbers, or a history over another number of items; DeadlineExceeded.
+    finite numbers, or a history over another number of items; for cholmod MissingExtra and OutOfMemory;
+    DeadlineExceeded.
     """
 
     l2: Annotated[float, Meta(gt=0)] = 500.0
@@ -50,13 +67,55 @@ class CHOL(Model):
     beta: Annotated[float, Meta(gt=1)] = 2.0
     order: Order = "popular"
     precision: Precision = "float32"
+    factorization: Literal["dense", "incomplete", "cholmod"] = "dense"
+    # NDCG@100 of validation users with incomplete, neighbors 20/50/100/200: lastfm-2k .353/.366/.376/.379 (dense .381),
+    # debian-depends .587/.592/.595/.597 (.605), ml-1m .436/.433/.441/.457 (.484); the cost grows with the square
+    neighbors: Annotated[int, Meta(ge=1)] = 50
+    max_fill: Annotated[int, Meta(ge=1)] = 60_000_000
 
     def fit(self, train: sp.csr_array, context: FitContext = FitContext()) -> Self:
-        """Invert the regularised Gram matrix of `train` (U, I) in place, and factor it in place."""
+        """Invert the regularised Gram matrix of `train` (U, I) and factor it, both in place if dense."""
+        train = canonical(train)
+        return self._fit_dense(train, context) if self.factorization == "dense" else self._fit_sparse(train, context)
+
+    def _fit_sparse(self, train: sp.csr_array, context: FitContext) -> Self:
+        from recscale.models import _embeddings, _incomplete
+
+        by_cholmod = self.factorization == "cholmod"
+        if by_cholmod:
+            from recscale.models import _cholmod
+
+            _cholmod.require_cholmod()
+        if context.device != "cpu":
+            raise Skipped(f"factorization={self.factorization} runs on the CPU alone; use device=cpu or dense")
+        precision = self._sparse_precision(train, context)
+        if by_cholmod:
+            precision = _cholmod.within_fill(precision, self.max_fill, context)
+        shifted, prior = sparse_chol_target(precision, self.beta, context)
+        del precision
+        if by_cholmod:
+            embeddings = _cholmod.factor_rows(shifted, self.k, context)
+        else:
+            embeddings = _incomplete.incomplete_rows(shifted, _order(train, self.order, context), context)
+            embeddings = embeddings if self.k is None else _embeddings.largest_stored(embeddings, self.k)
+        return self._set({"embeddings": embeddings, "prior": prior})
+
+    def _sparse_precision(self, train: sp.csr_array, context: FitContext) -> sp.csr_array:
+        """Return P (I, I), symmetric, from the blocks around each item."""
+        from recscale.models import _sparse_gram as grams
+        from recscale.models._sparse_precision import Blocks, sparse_inverse
+
+        data = grams.interactions(train)
+        squares = np.bincount(train.indices, train.data.astype(np.float64) ** 2, minlength=train.shape[1])
+        nearness = grams.Measure(1.0 / np.sqrt(squares + self.l2), np.zeros(squares.size))
+        pattern = grams.sparse_gram(data, nearness, grams.Keep(self.neighbors), context)
+        plain = grams.plain(train.shape[1])
+        return grams.united(sparse_inverse(data, plain, pattern, Blocks(self.l2), context))
+
+    def _fit_dense(self, train: sp.csr_array, context: FitContext) -> Self:
         from recscale.models import _embeddings as kernels
         from recscale.models._compiled import numba_threads
 
-        train = canonical(train)
         order = _order(train, self.order, context)
         sorted_train = _reordered(train, order)
         ridge = Ridge(self.l2, precision=self.precision)
@@ -80,9 +139,12 @@ class CHOL(Model):
 
     def _set(self, state: Mapping[str, Array], device: torch.device | None = None) -> Self:
         self.state_ = dict(state)
-        self.on_device_: Any = None
-        if device is not None:
-            self.on_device_ = _moved(self.state_, device)
+        self.on_device_: Any = None if device is None else _moved(self.state_, device)
+        self.prepared_: Any = None
+        if device is None and "embeddings" in self.state_:
+            from recscale.models import _embeddings as kernels
+
+            self.prepared_ = kernels.prepared(self.state_["embeddings"], self.state_["prior"])
         return self
 
     def score(self, history: sp.csr_array) -> Scores:
@@ -96,8 +158,7 @@ class CHOL(Model):
             return _score_on_device(rows, self.on_device_)
         if "triangle" in self.state_:
             return kernels.packed_scores(rows_of(rows), self.state_["triangle"], self.state_["order"], prior)
-        embeddings = self.state_["embeddings"]
-        return kernels.scores(rows_of(rows), rows_of(embeddings), prior, embeddings.shape[1])
+        return kernels.scores(rows_of(rows), self.prepared_)
 
     def state(self) -> Mapping[str, Array]:
         """Return `prior` pi (I,), and sparse `embeddings` (I, I) or the packed `triangle` and its `order`."""
@@ -177,6 +238,8 @@ def _score_on_device(rows: sp.csr_array, parts: tuple[Any, Any]) -> torch.Tensor
 def estimate(model: CHOL, shape: Shape) -> Estimate:
     """One I*I buffer in the precision of the inverse, two copies of the kept embeddings, the data in another order."""
     n_items = shape.n_items
+    if model.factorization != "dense":
+        return _sparse_estimate(model, shape)
     width = 8 if model.precision == "float64" else 4
     is_dense = model.k is None or model.k >= n_items
     kept = 2 * n_items * (n_items + 1) + 8 * n_items if is_dense else 8 * (model.k or 0) * n_items + 8 * n_items
@@ -187,6 +250,19 @@ def estimate(model: CHOL, shape: Shape) -> Estimate:
         + extra,
         model_bytes=kept,
         fit_seconds=4 * n_items**3 / 3 / 1.3e11 + shape.n_pairs * 2e-9,  # two cores at 130 GFLOP/s
+    )
+
+
+def _sparse_estimate(model: CHOL, shape: Shape) -> Estimate:
+    """The sparse precision and the factor with their copies, 1 GiB of blocks, and the data with its transpose."""
+    n_items = shape.n_items
+    pattern = n_items * min(model.neighbors + 1, n_items)
+    filled = min(model.max_fill, n_items * (n_items + 1) // 2) if model.factorization == "cholmod" else pattern
+    kept = 8 * min(filled, (model.k or n_items) * n_items) + 8 * n_items
+    blocks = min(2**30, 2 * pattern * (model.neighbors + 1))
+    return Estimate(
+        peak_bytes=max(40 * filled, blocks + 40 * pattern) + 24 * shape.n_interactions + 256 * n_items + 2**26,
+        model_bytes=kept,
     )
 
 

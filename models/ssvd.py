@@ -49,16 +49,22 @@ class SSVD(Model):
         train = canonical(train)
         n_items = train.shape[1]
         matrix = in_float32(precision_matrix(train, Ridge(self.l2, precision=self.precision), context))
-        matrix, self.prior_ = chol_target(matrix, self.beta, context)
+        matrix, prior = chol_target(matrix, self.beta, context)
         spectral = _spectral(matrix, context)  # (I, I)
         del matrix
         if self.k is None or self.k >= n_items:
             if self.k is not None:
                 warnings.warn(f"k={self.k} prunes nothing of {n_items} items", FitWarning, stacklevel=2)
-            self.embeddings_: Any = spectral
-            return self
+            return self._set(spectral, prior)
         with numba_threads(context.n_threads):
-            self.embeddings_ = kernels.largest_in_rows(spectral, self.k, lower=False)
+            return self._set(kernels.largest_in_rows(spectral, self.k, lower=False), prior)
+
+    def _set(self, embeddings: Any, prior: NDArray[np.float32]) -> Self:
+        from recscale.models import _embeddings as kernels
+
+        self.embeddings_, self.prior_ = embeddings, prior
+        is_dense = isinstance(embeddings, np.ndarray)
+        self.prepared_: Any = None if is_dense else kernels.prepared(embeddings, prior)
         return self
 
     def score(self, history: sp.csr_array) -> NDArray[np.float32]:
@@ -67,10 +73,10 @@ class SSVD(Model):
         from recscale.models._neighbours import rows_of
 
         rows = checked_history(history, self.prior_.size)
-        if isinstance(self.embeddings_, np.ndarray):
+        if self.prepared_ is None:
             hidden = rows @ self.embeddings_  # (B, I) @ (I, I) -> (B, I)
             return np.asarray((hidden @ self.embeddings_.T) * self.prior_)
-        return kernels.scores(rows_of(rows), rows_of(self.embeddings_), self.prior_, self.embeddings_.shape[1])
+        return kernels.scores(rows_of(rows), self.prepared_)
 
     def state(self) -> Mapping[str, Array]:
         """Return `embeddings` H (I, I), sparse if pruned, and `prior` pi (I,)."""
@@ -78,8 +84,7 @@ class SSVD(Model):
 
     def load_state(self, state: Mapping[str, Array]) -> Self:
         """Take back `embeddings` and `prior`."""
-        self.embeddings_, self.prior_ = state["embeddings"], state["prior"]
-        return self
+        return self._set(state["embeddings"], state["prior"])
 
 
 def _spectral(matrix: NDArray[np.float32], context: FitContext) -> NDArray[np.float32]:

@@ -114,7 +114,7 @@ def test_a_beta_that_is_too_small_is_raised_and_said():
         model = CHOL(l2=20.0, k=None, beta=1.01).fit(train)
 
     raised = float(str(caught[0].message).split("raised to ")[1].split(",")[0])
-    assert raised == pytest.approx(1.05 * bound, rel=2e-3)
+    assert 1.05 * bound <= raised <= 1.05 * bound * 1.006
     history = random_train(40, seed=1)
     ease = EASE(l2=20.0).fit(train).score(history)
     np.testing.assert_allclose(masked(model.score(history), history), masked(ease, history), atol=1e-5)
