@@ -17,7 +17,7 @@ from recscale.errors import FitWarning, MissingExtra, NumericalError, OutOfMemor
 from recscale.models._compiled import compiled
 from recscale.models._embeddings import largest_stored
 
-SEARCH_STEPS = 8  # each an analysis of the pattern, a second or so
+SEARCH_STEPS = 14  # at most; each is an analysis of the pattern, of a second or so
 
 
 def require_cholmod() -> Any:
@@ -65,33 +65,32 @@ def factor_rows(matrix: sp.csr_array, k: int | None, context: FitContext) -> sp.
 def within_fill(matrix: sp.csr_array, max_fill: int, context: FitContext) -> sp.csr_array:
     """Return `matrix` (I, I), or without its weakest entries if its factor had more than `max_fill`, with a FitWarning.
 
-    Entries are compared by |a_ij| / sqrt(a_ii a_jj). How many stay is searched by symbolic analyses; nothing is
-    factored. Raises OutOfMemory if not even the diagonal fits; MissingExtra; DeadlineExceeded.
+    Entries are compared by |a_ij| / sqrt(a_ii a_jj). How many may stay is searched, to 3 %, by symbolic analyses;
+    nothing is factored. Raises OutOfMemory if not even the diagonal fits; MissingExtra; DeadlineExceeded.
     """
     n_items = matrix.shape[0]
     if max_fill < n_items:
         raise OutOfMemory(f"max_fill={max_fill} is less than the {n_items} entries of the diagonal; use a larger one")
-    expected = fill(matrix, max_fill)
-    context.log("expected_factor_entries", 0, expected)
-    if expected <= max_fill:
-        return matrix
     strength = _strength(matrix)
     ascending = np.sort(strength[np.isfinite(strength)])
-    low, high = 0, ascending.size  # how many of the entries off the diagonal may stay: low fits, high does not
+    low, high, wanted = 0, -1, n_items  # how many entries off the diagonal: low fits, high does not
     best = _without(matrix, strength, np.inf)
-    for step in range(SEARCH_STEPS):
-        middle = int(np.sqrt(max(low, n_items // 2) * high)) if low == 0 else (low + high) // 2
-        threshold = ascending[ascending.size - middle] if middle else np.inf
-        candidate = _without(matrix, strength, threshold)
+    for step in range(SEARCH_STEPS):  # from below, since a pattern that is far too full takes minutes to analyse
+        wanted = min(wanted, ascending.size)
+        candidate = _without(matrix, strength, ascending[ascending.size - wanted] if wanted else np.inf)
         if fill(candidate, max_fill) <= max_fill:
-            low, best = middle, candidate
+            low, best = wanted, candidate
         else:
-            high = middle
-        context.progress(step + 1, SEARCH_STEPS)
-    share = (best.nnz - n_items) / max(1, matrix.nnz - n_items)
+            high = wanted
+        context.progress(step, SEARCH_STEPS)
+        if low == ascending.size:
+            return matrix
+        wanted = 2 * low if high < 0 else (low + high) // 2
+        if 0 <= high < 1.03 * low:
+            break
     warnings.warn(
-        f"the factor would have more than max_fill={max_fill} entries; the strongest {share:.0%} of "
-        f"{matrix.nnz - n_items} entries of the matrix are kept",
+        f"the factor would have more than max_fill={max_fill} entries; the strongest {low / ascending.size:.0%} of "
+        f"{ascending.size} entries of the matrix are kept",
         FitWarning,
         stacklevel=2,
     )
