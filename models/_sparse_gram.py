@@ -101,8 +101,8 @@ def cosine(train: sp.csr_array) -> Measure:
 def rescaled(train: sp.csr_array, alpha: float, *, centred: bool = True) -> Measure:
     """Return the centred, rescaled Gram C = S (X'X - U mu mu') S, S = diag(U var)^(-alpha/2), mu the column means.
 
-    Steck 2019 (NeurIPS), section 4: alpha = 1 gives correlations, 0 covariances. An item that no user has, or that
-    all have alike, does not vary and gets S = 0. Where not `centred`, mu is 0 and var the mean square.
+    Steck 2019 (NeurIPS), and its public code: alpha = 1 gives correlations, 0 covariances. An item that no user has,
+    or that all have alike, does not vary and gets S = 0. Where not `centred`, mu is 0 and var the mean square.
     """
     sums, squares = _column_sums(train, train.data), _column_sums(train, train.data.astype(np.float64) ** 2)
     centre = sums / np.sqrt(max(train.shape[0], 1)) if centred else np.zeros(sums.size)
