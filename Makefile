@@ -1,10 +1,11 @@
-# make bench: environment, installation, every model on the embedded data, the report.
+# make bench: environment, installation, the models that take seconds on the embedded data, the report.
 # make test: environment, then everything that CI runs. make perf: the benchmarks.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PROFILE ?= quick
 STORE ?= results
+MODELS ?= popularity item_knn user_knn ease chol mrf slim gf_cf turbo_cf wrmf bpr
 export PYTHONSAFEPATH = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -12,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DEFAULT_GOAL := bench
 
 bench: $(VENV)/.installed
-	$(BIN)/recscale run-all --profile $(PROFILE) --protocol fold-in --protocol hold-one-out --store $(STORE)
+	$(BIN)/recscale run-all $(addprefix --model ,$(MODELS)) --profile $(PROFILE) --protocol fold-in --protocol hold-one-out --store $(STORE)
 	@echo "the report: $(STORE)/report/report.html and $(STORE)/report/report.md"
 
 test: $(VENV)/.tox-installed
