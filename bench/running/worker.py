@@ -33,7 +33,8 @@ from recscale.measuring.size import format_bytes
 from recscale.running.job import Job, Request
 
 PROGRESS_INTERVAL_SECONDS = 0.1
-WARM_UP_USERS, WARM_UP_ITEMS = 64, 48
+WARM_UP_USERS = 64
+WARM_UP_SHARES = {48: 0.2, 512: 0.01}  # items, and share of entries: full matrices may go another way than sparse ones
 MAX_HISTORY = 2_000  # points kept of each series that a model logs
 
 
@@ -230,11 +231,13 @@ def _warm_up(model: Any, context: Any) -> None:
     import numpy as np
     import scipy.sparse as sp
 
-    rows = sp.csr_array((np.random.default_rng(0).random((WARM_UP_USERS, WARM_UP_ITEMS)) < 0.2).astype(np.float32))
+    rng = np.random.default_rng(0)
     tiny = dataclasses.replace(context, log=_ignore, validation=None)
     try:
-        model.fit(rows, tiny)
-        model.score(rows)  # many users at once may go another way than one alone, which is scored later
+        for n_items, share in WARM_UP_SHARES.items():
+            rows = sp.csr_array((rng.random((WARM_UP_USERS, n_items)) < share).astype(np.float32))
+            model.fit(rows, tiny)
+            model.score(rows)  # many users at once may go another way than one alone, which is scored later
     except DeadlineExceeded:
         raise
     except Exception:
