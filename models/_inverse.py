@@ -56,15 +56,7 @@ def factor(matrix: NDArray[Any], context: FitContext, *, block: int = BLOCK) -> 
     The lower triangle is neither read nor written. The steps of `invert` on what follows the pivot alone: I^3 / 3
     flops. Raises NumericalError where the matrix is not positive definite; DeadlineExceeded between steps.
     """
-    n_items = matrix.shape[0]
-    sweep = _Sweep(matrix, block, max(1, context.n_threads), only_after=True)
-    with _workers(context.n_threads) as run:
-        sweep.blocks.factor(0, min(block, n_items))
-        for first in range(0, n_items, block):
-            last = min(first + block, n_items)
-            run(sweep.panel_jobs((first, last), forward=True))
-            run(sweep.update_jobs((first, last)))
-            context.progress(last, n_items)
+    _sweep_all(matrix, context, block, only_after=True)
 
 
 def factor_on_device(matrix: torch.Tensor, context: FitContext, *, block: int = 1024) -> None:
@@ -144,18 +136,19 @@ def _checked(errors: NDArray[np.float64], context: FitContext, tolerance: float)
     return residual
 
 
-def _sweep_all(matrix: NDArray[Any], context: FitContext, block: int) -> None:
-    """Sweep every block of the upper triangle in turn, which leaves minus the inverse there."""
+def _sweep_all(matrix: NDArray[Any], context: FitContext, block: int, *, only_after: bool = False) -> None:
+    """Sweep every block in turn, which leaves minus the inverse in the upper triangle; `only_after` it, the factor."""
     n_items = matrix.shape[0]
-    sweep = _Sweep(matrix, block, max(1, context.n_threads))
+    sweep = _Sweep(matrix, block, max(1, context.n_threads), only_after=only_after)
     with _workers(context.n_threads) as run:
         sweep.blocks.factor(0, min(block, n_items))
         for first in range(0, n_items, block):
             last = min(first + block, n_items)
             run(sweep.panel_jobs((first, last), forward=True))
             run(sweep.update_jobs((first, last)))
-            run(sweep.panel_jobs((first, last), forward=False))
-            sweep.finish((first, last))
+            if not only_after:
+                run(sweep.panel_jobs((first, last), forward=False))
+                sweep.finish((first, last))
             context.progress(last, n_items)
 
 

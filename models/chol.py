@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recscale.contract import Array, Choice, Estimate, FitContext, Model, ModelSpec, Range, Scores, Shape, canonical
 from recscale.errors import FitWarning, Skipped
-from recscale.models._inputs import checked_history
+from recscale.models._inputs import checked_history, sparse_tensor
 from recscale.models._precision import (
     Precision,
     Ridge,
@@ -213,10 +213,7 @@ def _moved(state: Mapping[str, Array], device: torch.device) -> tuple[Any, Any]:
 
     prior = torch.from_numpy(state["prior"]).to(device)
     if "embeddings" in state:
-        sparse = state["embeddings"]
-        parts = [torch.from_numpy(part.astype(np.int64)) for part in (sparse.indptr, sparse.indices)]
-        tensor = torch.sparse_csr_tensor(*parts, torch.from_numpy(sparse.data), size=sparse.shape)
-        return tensor.to(device), prior
+        return sparse_tensor(state["embeddings"], device), prior
     n_items, order = prior.numel(), torch.from_numpy(state["order"]).to(device).long()
     dense = torch.zeros((n_items, n_items), device=device)
     for rank, item in enumerate(order.tolist()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -13,7 +12,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from recscale.contract import Array, Estimate, FitContext, Model, ModelSpec, Range, Scores, Shape, canonical
-from recscale.models._inputs import checked_history
+from recscale.models._inputs import checked_history, sparse_tensor
 from recscale.models._precision import Precision, Ridge, in_float32, precision_matrix
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ class EASE(Model):
         self.precision_matrix_: Any = inverse
         self.weights_ = weights
         self.scale_: Any = None if inverse is None else -1.0 / inverse.diagonal()  # (I,)
-        self.device_weights_ = None if device is None or weights is None else _tensor(weights.T.tocsr(), device)
+        self.device_weights_ = None if device is None or weights is None else sparse_tensor(weights.T.tocsr(), device)
         return self
 
     def score(self, history: sp.csr_array) -> Scores:
@@ -85,7 +84,7 @@ class EASE(Model):
         matrix: Any = self.weights_ if self.precision_matrix_ is None else self.precision_matrix_
         rows = checked_history(history, matrix.shape[0])
         if self.device_weights_ is not None:
-            return (self.device_weights_ @ _tensor(rows, self.device_weights_.device).to_dense().T).T
+            return (self.device_weights_ @ sparse_tensor(rows, self.device_weights_.device).to_dense().T).T
         if self.weights_ is not None:
             return sparse.dense_product(sparse.rows_of(rows), sparse.rows_of(self.weights_), rows.shape[1])
         if isinstance(matrix, np.ndarray):
@@ -94,7 +93,7 @@ class EASE(Model):
 
     def _score_on_device(self, rows: sp.csr_array) -> torch.Tensor:
         """Return x B = (x P) / -diag(P) + x, where the last term takes out what an item would add to itself."""
-        x = _tensor(rows, self.precision_matrix_.device)
+        x = sparse_tensor(rows, self.precision_matrix_.device)
         scores = (x @ self.precision_matrix_).mul_(self.scale_)  # (B, I) @ (I, I) -> (B, I)
         return scores.add_(x.to_dense())
 
@@ -107,17 +106,6 @@ class EASE(Model):
     def load_state(self, state: Mapping[str, Array]) -> Self:
         """Take back `precision_matrix` or `weights`; scores on the CPU from then on."""
         return self._set(state.get("precision_matrix"), state.get("weights"))
-
-
-def _tensor(rows: sp.csr_array, device: torch.device) -> torch.Tensor:
-    """Return a csr_array as a sparse tensor on the device."""
-    import torch
-
-    parts = [torch.from_numpy(part.astype(np.int64)) for part in (rows.indptr, rows.indices)]
-    parts.append(torch.from_numpy(rows.data))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(*parts, size=rows.shape, check_invariants=True).to(device)
 
 
 def estimate(model: EASE, shape: Shape) -> Estimate:
