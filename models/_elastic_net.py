@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from recscale.contract import FitContext
 from recscale.models._compiled import compiled, numba_threads
+from recscale.models._local_grams import LocalBlocks, local_grams
 from recscale.models._neighbours import n_strands
-from recscale.models._sparse_gram import Interactions, clear_row, sum_row, workspace
+from recscale.models._sparse_gram import Interactions, workspace
 
 BATCH_ENTRIES = 2**23  # candidates of the columns that one call solves
 BATCH_BYTES = 2**29  # of local Gram matrices at a time; each batch sums anew the rows of X'X that it needs
@@ -90,7 +91,7 @@ def solve_among(data: Interactions, candidates: sp.csr_array, penalty: Penalty, 
         while first < n_items:
             last = max(first + 1, int(np.searchsorted(sizes, sizes[first] + capacity, side="right")) - 1)
             blocks = (ptr[first : last + 1], members, sizes[first : last + 1] - sizes[first])
-            _local_grams(data, _containing(candidates[first:last]), blocks, work, grams)
+            local_grams(data, LocalBlocks(*blocks, upper=False), work, grams)
             found = _Found.sized(ptr[first : last + 1] - ptr[first])
             _solve_blocks(blocks, grams, penalty, found, (first, n_strands(last - first)))
             collected.add(found)
@@ -146,43 +147,6 @@ class _Columns:
             starts = starts.astype(np.int32)
         parts = (np.concatenate(self.data), np.concatenate(self.indices), starts)
         return sp.csc_array(parts, shape=(self.n_items, self.n_items)).tocsr()
-
-
-class _Containing(NamedTuple):
-    """For each item the columns of a batch that it is a candidate of, and its place there."""
-
-    items: NDArray[np.int32]  # that are one of any
-    ptr: NDArray[np.int64]  # (I + 1,)
-    columns: NDArray[np.int32]
-    places: NDArray[np.int32]
-
-
-def _containing(candidates: sp.csr_array) -> _Containing:
-    """Turn the candidates of a batch of columns around."""
-    lengths = np.diff(candidates.indptr)
-    places = (np.arange(candidates.nnz) - np.repeat(candidates.indptr[:-1], lengths)).astype(np.int32)
-    by_item = sp.csr_array((places, candidates.indices, candidates.indptr), shape=candidates.shape).tocsc()
-    items = np.flatnonzero(np.diff(by_item.indptr)).astype(np.int32)
-    return _Containing(items, by_item.indptr.astype(np.int64), by_item.indices.astype(np.int32), by_item.data)
-
-
-@compiled(parallel=True)
-def _local_grams(data: Any, containing: Any, blocks: Any, work: Any, grams: Any) -> None:
-    """Write the Gram matrix of each column's candidates: a row of X'X is summed once and read by all of them."""
-    ptr, members, starts = blocks
-    strands = work.sums.shape[0]
-    for strand in prange(strands):
-        sums, seen = work.sums[strand], work.seen[strand]
-        for index in range(strand, containing.items.size, strands):
-            item = containing.items[index]
-            touched = sum_row(data, item, sums, seen, work.touched[strand])
-            for entry in range(containing.ptr[item], containing.ptr[item + 1]):
-                column = containing.columns[entry]
-                others = members[ptr[column] : ptr[column + 1]]
-                start = starts[column] + np.int64(containing.places[entry]) * others.size
-                for j in range(others.size):
-                    grams[start + j] = sums[others[j]]
-            clear_row(sums, seen, touched)
 
 
 @compiled(parallel=True)

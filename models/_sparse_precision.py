@@ -19,19 +19,11 @@ from recscale.contract import FitContext
 from recscale.errors import NumericalError
 from recscale.models._block_inverse import FAILED, IN_FLOAT64, solve_blocks
 from recscale.models._compiled import compiled, numba_threads
+from recscale.models._local_grams import LocalBlocks, local_grams
 from recscale.models._neighbours import Rows, n_strands
-from recscale.models._sparse_gram import Interactions, Measure, clear_row, csr, sum_row, workspace
+from recscale.models._sparse_gram import Interactions, Measure, csr, workspace
 
 BATCH_BYTES = 2**30  # of local Gram matrices at a time; each batch sums anew the rows of X'X that it needs
-
-
-class _Containing(NamedTuple):
-    """For each item the blocks of a batch that it is in."""
-
-    items: NDArray[np.int32]  # that are in any
-    ptr: NDArray[np.int64]  # (I + 1,)
-    blocks: NDArray[np.int32]  # from the first of the batch
-    places: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -118,8 +110,8 @@ def _solve(data: Interactions, listed: _Listed, factors: Any, solved: Any, conte
     first, n_doubled = 0, 0
     while first < n_blocks:
         last = max(first + 1, int(np.searchsorted(packed, packed[first] + capacity, side="right")) - 1)
-        containing = _containing(listed, listed.ptr[first : last + 1], data.n_items)
-        _local_grams(data, containing, (listed.ptr, listed.members, packed, first), work, grams)
+        starts = packed[first : last + 1] - packed[first]
+        local_grams(data, LocalBlocks(listed.ptr[first : last + 1], listed.members, starts, upper=True), work, grams)
         outcome = solve_blocks(grams, listed, factors, (first, last, n_strands(last - first)), solved)
         n_failed, n_doubled = int((outcome == FAILED).sum()), n_doubled + int((outcome == IN_FLOAT64).sum())
         if n_failed:
@@ -128,16 +120,6 @@ def _solve(data: Interactions, listed: _Listed, factors: Any, solved: Any, conte
         context.progress(first, n_blocks)
     context.log("blocks", 0, n_blocks)
     context.log("blocks_in_float64", 0, n_doubled)
-
-
-def _containing(listed: _Listed, ptr: NDArray[np.int64], n_items: int) -> _Containing:
-    """Return for each item the blocks of a batch that it is in, and its place there."""
-    members = listed.members[ptr[0] : ptr[-1]]
-    lengths = np.diff(ptr)
-    places = (np.arange(members.size) - np.repeat(ptr[:-1] - ptr[0], lengths)).astype(np.int32)
-    by_item = sp.csr_array((places, members, ptr - ptr[0]), shape=(lengths.size, n_items)).tocsc()
-    items = np.flatnonzero(np.diff(by_item.indptr)).astype(np.int32)
-    return _Containing(items, by_item.indptr.astype(np.int64), by_item.indices.astype(np.int32), by_item.data)
 
 
 def _collected(listed: _Listed, solved: Any, pattern: Rows, divided: bool) -> sp.csr_array:
@@ -184,26 +166,6 @@ def _list(pattern: Any, order: Any, how: Any, members: Any) -> Any:
         n_blocks += 1
         ptr[n_blocks] = place + size
     return ptr, wanted, n_blocks
-
-
-@compiled(parallel=True)
-def _local_grams(data: Any, containing: Any, listed: Any, work: Any, grams: Any) -> None:
-    """Write the upper triangles of the blocks of a batch: each row of X'X is summed once and read by all of them."""
-    ptr, members, packed, first = listed
-    strands = work.sums.shape[0]
-    for strand in prange(strands):
-        sums, seen = work.sums[strand], work.seen[strand]
-        for index in range(strand, containing.items.size, strands):
-            item = containing.items[index]
-            touched = sum_row(data, item, sums, seen, work.touched[strand])
-            for entry in range(containing.ptr[item], containing.ptr[item + 1]):
-                block, row = first + containing.blocks[entry], np.int64(containing.places[entry])
-                others = members[ptr[block] + row : ptr[block + 1]]
-                size = ptr[block + 1] - ptr[block]
-                start = packed[block] - packed[first] + row * size - row * (row - 1) // 2
-                for j in range(others.size):
-                    grams[start + j] = sums[others[j]]
-            clear_row(sums, seen, touched)
 
 
 @compiled(parallel=True)
