@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from recscale.contract import FitContext
 from recscale.models._compiled import compiled, numba_threads
-from recscale.models._neighbours import Rows
-from recscale.models._sparse_gram import Interactions, clear_row, csr, sum_row, workspace
+from recscale.models._neighbours import Rows, csr
+from recscale.models._sparse_gram import Interactions, clear_row, sum_row, workspace
 
 STEPS = 16  # how often a pass looks up: for progress, the deadline and Ctrl-C
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from recscale.contract import FitContext
 from recscale.models._compiled import compiled, numba_threads
 from recscale.models._local_grams import LocalBlocks, local_grams
-from recscale.models._neighbours import n_strands
+from recscale.models._neighbours import Rows, csr, n_strands
 from recscale.models._sparse_gram import Interactions, workspace
 
 BATCH_ENTRIES = 2**23  # candidates of the columns that one call solves
@@ -143,10 +143,8 @@ class _Columns:
     def weights(self) -> sp.csr_array:
         """Return all columns as csr_array (I, I)."""
         starts = np.cumsum(np.concatenate(self.counts))
-        if starts[-1] < 2**31:  # else scipy would widen the row numbers too
-            starts = starts.astype(np.int32)
-        parts = (np.concatenate(self.data), np.concatenate(self.indices), starts)
-        return sp.csc_array(parts, shape=(self.n_items, self.n_items)).tocsr()
+        by_column = csr(Rows(starts, np.concatenate(self.indices), np.concatenate(self.data)), self.n_items)
+        return by_column.T.tocsr()
 
 
 @compiled(parallel=True)

@@ -14,7 +14,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from recscale.models._compiled import compiled
-from recscale.models._neighbours import Rows, rows_of
+from recscale.models._neighbours import Rows, csr, rows_of
 
 USERS = 64  # users of a tile: their hidden numbers of one dimension lie side by side, and are read as four cache lines
 LANES = 16  # users that one thread writes to alone: one cache line
@@ -117,18 +117,15 @@ def largest_in_rows(matrix: NDArray[np.float32], n_kept: int, *, lower: bool) ->
     np.cumsum(np.minimum(_count_nonzero(matrix, lengths), n_kept), out=indptr[1:])
     indices, data = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
     _keep_largest(matrix, lengths, indptr, (indices, data))
-    small = indptr.astype(np.int32) if indptr[-1] < 2**31 else indptr  # else scipy would widen the indices too
-    return sp.csr_array((data, indices, small), shape=matrix.shape)
+    return csr(Rows(indptr, indices, data), n_columns)
 
 
 def largest_stored(rows: sp.csr_array, n_kept: int) -> sp.csr_array:
     """Return the `n_kept` stored entries of largest magnitude in each row of `rows` (R, C), equal ones by column."""
     kept = np.zeros(rows.nnz, np.bool_)
     _mark_largest(rows.indptr.astype(np.int64), rows.data, n_kept, kept)
-    indptr = np.concatenate((np.zeros(1, np.int64), np.cumsum(kept)))[rows.indptr]
-    small = indptr.astype(np.int32) if indptr[-1] < 2**31 else indptr
-    indices = rows.indices[kept].astype(np.int32, copy=False)
-    return sp.csr_array((rows.data[kept], indices, small), shape=rows.shape)
+    indptr: NDArray[np.int64] = np.concatenate((np.zeros(1, np.int64), np.cumsum(kept)))[rows.indptr]
+    return csr(Rows(indptr, rows.indices[kept].astype(np.int32, copy=False), rows.data[kept]), rows.shape[1])
 
 
 @compiled(parallel=True)

@@ -14,7 +14,7 @@ from numba import get_num_threads, prange
 from numpy.typing import NDArray
 
 from recscale.models._compiled import compiled
-from recscale.models._neighbours import Rows
+from recscale.models._neighbours import Rows, csr
 
 STRANDS = 16  # independent parts of a pass over the matrix, each with a histogram of its own (0.5 MB)
 BINS = 65536
@@ -88,8 +88,7 @@ def _filled(weights: Scaled, threshold: Any, above: NDArray[np.int64], quota: ND
     np.cumsum(above + quota, out=indptr[1:])
     indices, data = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
     _fill(weights, threshold, quota, indptr, (indices, data))
-    small = indptr.astype(np.int32) if indptr[-1] < 2**31 else indptr  # else scipy would widen the indices too
-    return sp.csr_array((data, indices, small), shape=(n_items, n_items))
+    return csr(Rows(indptr, indices, data), n_items)
 
 
 @compiled(parallel=True)

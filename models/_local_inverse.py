@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from recscale.contract import FitContext
 from recscale.models._embeddings import largest_stored
-from recscale.models._neighbours import Rows
-from recscale.models._sparse_gram import Interactions, Measure, csr, plain
+from recscale.models._neighbours import Rows, csr
+from recscale.models._sparse_gram import Interactions, Measure, plain
 from recscale.models._sparse_precision import Blocks, sparse_inverse
 
 

@@ -61,6 +61,12 @@ def rows_of(matrix: sp.csr_array) -> Rows:
     )
 
 
+def csr(rows: Rows, n_columns: int) -> sp.csr_array:
+    """Return a csr_array on the arrays of `rows`, with int32 row starts where they fit: else scipy widens indices."""
+    indptr = rows.indptr.astype(np.int32) if rows.indices.size < 2**31 else rows.indptr
+    return sp.csr_array((rows.data, rows.indices, indptr), shape=(indptr.size - 1, n_columns))
+
+
 def row_norms(rows: Rows) -> NDArray[np.float32]:
     """Return the Euclidean norm of each row, (R,)."""
     n_rows = rows.indptr.size - 1
@@ -117,7 +123,7 @@ def _sink(similarity: Any, index: Any, start: Any, size: Any) -> None:
 
 
 @compiled()
-def _offer(similarity: Any, index: Any, size: Any, value: Any, candidate: Any) -> Any:
+def offer(similarity: Any, index: Any, size: Any, value: Any, candidate: Any) -> Any:
     """Offer a candidate to the k best so far; return how many there are."""
     capacity = similarity.size
     if size < capacity:
@@ -159,7 +165,7 @@ def _keep_best(row: Any, scaling: Any, sums: Any, touched: Any, found: Any) -> A
         scale = scaling.left_norms[row] * scaling.right_norms[column] + scaling.shrinkage
         if sums[column] > 0 and scale > 0:
             similarity = np.float32(sums[column] / scale)
-            size = _offer(found.similarities[row], found.indices[row], size, similarity, column)
+            size = offer(found.similarities[row], found.indices[row], size, similarity, column)
     return size
 
 
@@ -184,7 +190,7 @@ def _nearest_one(query: Any, points: Any, similarity: Any, index: Any) -> Any:
         dot = np.float32(0)
         for factor in range(points.shape[1]):
             dot += query[factor] * points[point, factor]
-        size = _offer(similarity, index, size, dot, np.int32(point))
+        size = offer(similarity, index, size, dot, np.int32(point))
     return size
 
 

@@ -110,14 +110,15 @@ class PrunedWeights:
 
     def embeddings(self) -> sp.csr_array:
         """Return A (I, D), sparse."""
+        from recscale.models._neighbours import Rows, csr
+
         unit, _ = self._unit()
         if not self._is_compact:
             return sp.csr_array(unit.cpu().numpy())
         k = unit.shape[1]
         starts = np.arange(self._n_items + 1, dtype=np.int64) * k
-        small = starts.astype(np.int32) if starts[-1] < 2**31 else starts  # else scipy would widen the places too
         places = self.module.places.numpy().reshape(-1)
-        return sp.csr_array((unit.numpy().reshape(-1), places, small), shape=(self._n_items, self._n_dimensions))
+        return csr(Rows(starts, places, unit.numpy().reshape(-1)), self._n_dimensions)
 
     def on_device(self) -> torch.Tensor | None:
         """Return A (I, D), dense, if it lies on a device other than the CPU."""

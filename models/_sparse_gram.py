@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from recscale.contract import FitContext
 from recscale.models._compiled import compiled, numba_threads
-from recscale.models._neighbours import Rows, _offer, n_strands
+from recscale.models._neighbours import Rows, csr, n_strands, offer
 
 STEPS = 16  # how often at least a pass looks up: for progress, the deadline and Ctrl-C
 FOUND_BYTES = 2**27  # of the best entries of a span of items, before they are packed
@@ -162,12 +162,6 @@ def united(matrix: sp.csr_array) -> sp.csr_array:
     return csr(merged, matrix.shape[1])
 
 
-def csr(rows: Rows, n_columns: int) -> sp.csr_array:
-    """Return a csr_array on the arrays of `rows`, with int32 row starts where they fit: else scipy widens indices."""
-    indptr = rows.indptr.astype(np.int32) if rows.indices.size < 2**31 else rows.indptr
-    return sp.csr_array((rows.data, rows.indices, indptr), shape=(indptr.size - 1, n_columns))
-
-
 def _plain_rows(matrix: Any) -> Rows:
     return Rows(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32, copy=False), matrix.data)
 
@@ -240,14 +234,14 @@ def _best_of(item: Any, ranked: Any, row: Any, found: Any) -> Any:
     for column in touched:
         value = abs(sums[column] - own_centre * factors[column, 1]) * factors[column, 0] * own_scale
         if value >= floor and value > threshold and column != item and sums[column] != 0:
-            size = _offer(scores, indices, size, value, column)
+            size = offer(scores, indices, size, value, column)
             floor = scores[0] if size == k else floor  # asked here: a call for each of the touched takes twice as long
     for column in by_height:  # pairs that no user has, as far down as they can pass
         value = abs(own_centre * factors[column, 1]) * factors[column, 0] * own_scale
         if not value > threshold or value < floor:
             break
         if column != item and sums[column] == 0:
-            size = _offer(scores, indices, size, value, column)
+            size = offer(scores, indices, size, value, column)
             floor = scores[0] if size == k else floor
     return size
 

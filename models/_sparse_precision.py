@@ -20,8 +20,8 @@ from recscale.errors import NumericalError
 from recscale.models._block_inverse import FAILED, IN_FLOAT64, solve_blocks
 from recscale.models._compiled import compiled, numba_threads
 from recscale.models._local_grams import LocalBlocks, local_grams
-from recscale.models._neighbours import Rows, n_strands
-from recscale.models._sparse_gram import Interactions, Measure, csr, workspace
+from recscale.models._neighbours import Rows, csr, n_strands
+from recscale.models._sparse_gram import Interactions, Measure, workspace
 
 BATCH_BYTES = 2**30  # of local Gram matrices at a time; each batch sums anew the rows of X'X that it needs
 

@@ -63,12 +63,9 @@ class ItemKNN(Model):
                 indices.append(found.indices[kept])
                 values.append(found.similarities[kept])
                 context.progress(last, n_items)
-        starts = np.cumsum(np.concatenate(counts))
-        if starts[-1] < 2**31:  # else scipy would widen the row numbers too, by 4 bytes a pair
-            starts = starts.astype(np.int32)
-        by_column = (np.concatenate(values), np.concatenate(indices), starts)
+        by_column = kernels.Rows(np.cumsum(np.concatenate(counts)), np.concatenate(indices), np.concatenate(values))
         del counts, indices, values
-        self.similarity_: sp.csr_array = sp.csc_array(by_column, shape=(n_items, n_items)).tocsr()
+        self.similarity_: sp.csr_array = kernels.csr(by_column, n_items).T.tocsr()
         return self
 
     def score(self, history: sp.csr_array) -> NDArray[np.float32]:

@@ -250,8 +250,7 @@ def _least_shifted(attempt: Callable[[float], Factor | None], context: FitContex
 
 def _embeddings_of(inverse: Columns, diagonal: NDArray[np.float64], order: NDArray[np.int32]) -> dict[str, Array]:
     """Return E = W' D^-1/2 (I, I) with W = M Pi, and w = -1 / diag(E E')."""
-    from recscale.models._neighbours import Rows
-    from recscale.models._sparse_gram import csr
+    from recscale.models._neighbours import Rows, csr
 
     n_items = order.size
     root = (1.0 / np.sqrt(diagonal)).astype(np.float32)
