@@ -124,7 +124,7 @@ def largest_stored(rows: sp.csr_array, n_kept: int) -> sp.csr_array:
     """Return the `n_kept` stored entries of largest magnitude in each row of `rows` (R, C), equal ones by column."""
     kept = np.zeros(rows.nnz, np.bool_)
     _mark_largest(rows.indptr.astype(np.int64), rows.data, n_kept, kept)
-    indptr: NDArray[np.int64] = np.concatenate((np.zeros(1, np.int64), np.cumsum(kept)))[rows.indptr]
+    indptr = np.concatenate((np.zeros(1, np.int64), np.cumsum(kept)), dtype=np.int64)[rows.indptr]
     return csr(Rows(indptr, rows.indices[kept].astype(np.int32, copy=False), rows.data[kept]), rows.shape[1])
 
 

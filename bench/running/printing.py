@@ -26,7 +26,7 @@ from recscale.running.runner import Plan
 from recscale.testing.conformance import check
 
 SHOWN_METRICS = 5
-EXTRAS = {"cholmod": "sksparse", "gpu": "pynvml"}
+EXTRAS = {"cholmod": "sksparse", "gpu": "pynvml", "peers": "sansa"}
 
 
 def print_plan(plan: Plan, *, as_json: bool) -> None:

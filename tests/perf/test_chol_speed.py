@@ -125,19 +125,31 @@ def test_scoring_beside_sparse_products_and_dense_ease(capsys):
         print(f"k=200: dense EASE is faster by {verdict(slower, 1.5, at_least=False)}")
 
 
-@pytest.mark.parametrize("factorization", ["incomplete", "cholmod"])
-def test_a_hundred_thousand_items(tmp_path, capsys, factorization):
+LARGE = {
+    "chol incomplete": ("chol", {"factorization": "incomplete", "l2": 100.0}),
+    "chol cholmod": ("chol", {"factorization": "cholmod", "l2": 100.0}),
+    "sansa": ("sansa", {"l2": 100.0}),
+    "sansa package, k=200": ("sansa_package", {"k": 200}),
+    "sansa package, k=20": ("sansa_package", {"k": 20}),
+}
+
+
+def test_a_hundred_thousand_items(tmp_path, capsys):
     pytest.importorskip("sksparse")
+    pytest.importorskip("sansa")
     import recscale
 
     planted = recscale.dataset("planted", n_users=300_000, n_items=100_000, n_interactions=3_300_000, n_clusters=500)
     data = tmp_path / "train.npz"
     sp.save_npz(data, sp.csr_matrix(planted.interactions))
 
-    seconds, peak, n_parameters = fitted("chol", {"factorization": factorization, "l2": 100.0}, data)
+    found = {title: fitted(name, options, data) for title, (name, options) in LARGE.items()}
 
     with capsys.disabled():
-        print(f"\nCHOL by {factorization}: {planted.interactions.shape}, {planted.interactions.nnz:,} interactions")
-        print(f"seconds {verdict(seconds, 60, at_least=False)}")
-        print(f"GB {verdict(peak / 1e9, 4, at_least=False)}; {n_parameters / 100_000:.0f} parameters an item")
-    assert n_parameters > 500_000
+        print(f"\nsparse routes: {planted.interactions.shape}, {planted.interactions.nnz:,} interactions, one run each")
+        for title, (seconds, peak, n_parameters) in found.items():
+            print(f"{title:24}{seconds:8.1f} s{peak / 1e9:8.2f} GB{n_parameters / 100_000:8.0f} parameters an item")
+        for title in ("chol incomplete", "chol cholmod", "sansa"):
+            print(f"{title}: seconds {verdict(found[title][0], 60, at_least=False)}")
+            print(f"{title}: GB {verdict(found[title][1] / 1e9, 4, at_least=False)}")
+    assert all(n_parameters > 500_000 for _, _, n_parameters in found.values())
