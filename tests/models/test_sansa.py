@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from recscale.contract import FitContext
 from recscale.errors import DataError, DeadlineExceeded, FitWarning, UsageError
 from recscale.models.ease import EASE
-from recscale.models.sansa import SANSA
+from recscale.models.sansa import SANSA, _n_neighbors
 from recscale.testing.board import placement, planted_board
 
 INVERSIONS = ("substitution", "residual")
@@ -234,6 +234,16 @@ def test_a_thresholded_matrix_that_is_not_positive_definite_is_shifted_and_that_
         model = SANSA(l2=1.0, k=20, neighbors=5, factorization=factorization).fit(train)
 
     assert np.isfinite(model.score(train[:20])).all()
+
+
+def test_auto_keeps_the_whole_of_a_small_matrix_and_two_hundred_neighbours_of_a_large_one():
+    assert [_n_neighbors("auto", n) for n in (0, 90, 3_043, 20_000, 50_000, 427_147)] == [0, 90, 3_043, 500, 200, 200]
+    train, history = random_train(n_items=300), random_train(40, n_items=300, seed=1)
+
+    auto, whole, few = (SANSA(l2=20.0, neighbors=n).fit(train).score(history) for n in ("auto", None, 200))
+
+    np.testing.assert_array_equal(auto, whole)
+    assert not np.array_equal(auto, few)
 
 
 def test_a_matrix_that_is_kept_whole_is_factored_in_silence():
