@@ -1,4 +1,4 @@
-"""What a model is weighed against: parameters, bytes, memory, time, throughput; each with its unit."""
+"""What a model is weighed against: parameters, bytes, memory, time, throughput, coverage; each with its unit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLOAT32_BYTES = 4
 
 @dataclass(frozen=True)
 class Axis:
-    """A cost on a logarithmic axis.
+    """A cost on a logarithmic axis, or a share (0 to 1) on a linear one.
 
     `expect` reads what a run that failed would have needed, or the limit that it met, so that it can be marked where
     it would stand. Values below `smallest` are drawn there, since a logarithmic axis has no zero.
@@ -29,6 +29,7 @@ class Axis:
     smallest: float = 1.0
     lower_is_better: bool = True
     depends_on_machine: bool = False
+    is_share: bool = False
 
     def value(self, configuration: Configuration) -> float | None:
         """Return the cost of a configuration: the mean over its runs."""
@@ -93,5 +94,15 @@ THROUGHPUT = Axis(
     smallest=1e-3,
     lower_is_better=False,
     depends_on_machine=True,
+)
+COVERAGE = Axis(
+    "coverage",
+    "prediction coverage",
+    lambda r: r.metrics.get("prediction_coverage"),
+    lambda r: None,
+    lambda share: f"{share:.1f}",
+    smallest=0.0,
+    lower_is_better=False,
+    is_share=True,
 )
 COSTS = (BYTES, MEMORY, SECONDS, THROUGHPUT)

@@ -2,69 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from recscale.errors import UnknownName
 from recscale.reporting.axes import COSTS, PARAMETERS
+from recscale.reporting.canvas import Layout, draw, legend_of, settings, shortened, subtitle
 from recscale.reporting.comparisons import Comparison
 from recscale.reporting.labels import Named, write_names
 from recscale.reporting.palette import INK, Style
-from recscale.reporting.panels import Panel, draw_panel, staircase, strip_inches
+from recscale.reporting.panels import Panel, staircase
 
-FORMATS = ("svg", "png", "pdf")
-_WIDTH_INCHES = 7.6
 _MOST_DIRECT_LABELS = 12
-_LEGEND_ROW_INCHES = 0.21
-# Nothing of the day, the machine or the user's own settings may reach a file: the same records give the same bytes.
-_SETTINGS = {
-    "svg.hashsalt": "recscale",
-    "svg.fonttype": "path",
-    "text.parse_math": False,  # a name with two dollar signs is a name
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "savefig.dpi": 200,
-    "savefig.facecolor": "none",
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-}
-_METADATA: dict[str, dict[str, None]] = {
-    "svg": {"Date": None, "Creator": None},
-    "png": {"Software": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Inches of one figure: panels in a grid, each with a strip for failures, margins around."""
-
-    columns: int
-    panel_height: float
-    left: float = 0.62
-    right: float = 0.2
-    gap: float = 0.3
-    top: float = 0.62
-    head: float = 0.1  # above each panel
-    foot: float = 0.52  # below each panel: tick labels and the name of the axis
-
-
-@contextmanager
-def settings() -> Iterator[None]:
-    """Put matplotlib's defaults and the settings of these figures in force, and the caller's own back afterwards."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(_SETTINGS)
-        yield
 
 
 def draw_sizes(comparison: Comparison, styles: Mapping[str, Style]) -> Figure:
@@ -73,10 +23,10 @@ def draw_sizes(comparison: Comparison, styles: Mapping[str, Style]) -> Figure:
     layout = Layout(columns=1, panel_height=3.6)
     with settings():
         if len({line.model for line in panel.lines()}) <= _MOST_DIRECT_LABELS:
-            figure, axes = _draw([panel], layout, heading=_heading(comparison), legend=None)
+            figure, axes = draw([panel], layout, heading=_heading(comparison), legend=None)
             if _name_lines(axes[0], panel):
                 return figure
-        return _draw([panel], layout, heading=_heading(comparison), legend=_legend([panel]))[0]
+        return draw([panel], layout, heading=_heading(comparison), legend=legend_of([panel]))[0]
 
 
 def draw_costs(comparison: Comparison, styles: Mapping[str, Style]) -> Figure:
@@ -84,7 +34,7 @@ def draw_costs(comparison: Comparison, styles: Mapping[str, Style]) -> Figure:
     panels = [Panel(comparison, axis, styles) for axis in COSTS]
     layout = Layout(columns=2, panel_height=2.1)
     with settings():
-        return _draw(panels, layout, heading=_heading(comparison), legend=_legend(panels))[0]
+        return draw(panels, layout, heading=_heading(comparison), legend=legend_of(panels))[0]
 
 
 def draw_overview(comparisons: Sequence[Comparison], styles: Mapping[str, Style]) -> Figure:
@@ -92,98 +42,19 @@ def draw_overview(comparisons: Sequence[Comparison], styles: Mapping[str, Style]
     panels = [Panel(comparison, PARAMETERS, styles) for comparison in comparisons]
     layout = Layout(columns=2 if len(panels) in (2, 4) else 3, panel_height=1.9, gap=0.42, top=0.4, head=0.42)
     with settings():
-        figure, axes = _draw(panels, layout, heading=("accuracy against size", ""), legend=_legend(panels))
+        figure, axes = draw(panels, layout, heading=("accuracy against size", ""), legend=legend_of(panels))
         for pair, panel in zip(axes, panels, strict=True):
             title = panel.comparison.title
             pair.set_title(
-                _short(title, 96 // layout.columns), loc="left", fontsize=9.5, color=INK, weight="bold", pad=14
+                shortened(title, 96 // layout.columns), loc="left", fontsize=9.5, color=INK, weight="bold", pad=14
             )
             pair.text(0, 1.02, panel.comparison.metric or "", transform=pair.transAxes, color=INK, fontsize=8)
         return figure
 
 
-def render(figure: Figure, form: str) -> bytes:
-    """Return a figure as the bytes of a file; the same figure gives the same bytes. Raises UnknownName."""
-    if form not in FORMATS:
-        raise UnknownName("figure format", form, FORMATS)
-    buffer = io.BytesIO()
-    with settings():
-        figure.savefig(buffer, format=form, metadata=_METADATA[form])
-    return buffer.getvalue()
-
-
 def _heading(comparison: Comparison) -> tuple[str, str]:
     """Return title and subtitle: what was run, and what the vertical axis is."""
-    n_users = comparison.first.n_test_users
-    over = f", mean over {n_users:,} test users" if n_users else ""
-    direction = "" if comparison.higher_is_better else " (less is better)"
-    return _short(comparison.title, 70), f"{comparison.metric}{direction}{over}" if comparison.metric else ""
-
-
-def _short(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
-
-
-def _draw(
-    panels: Sequence[Panel], layout: Layout, *, heading: tuple[str, str], legend: Sequence[Line2D] | None
-) -> tuple[Figure, list[Axes]]:
-    """Lay out and draw panels row by row, the legend below them; return the figure and the axes of the panels."""
-    rows = [panels[i : i + layout.columns] for i in range(0, len(panels), layout.columns)]
-    strips = [max(map(strip_inches, row)) for row in rows]
-    columns, legend_rows = _legend_grid(legend or ())
-    legend_inches = legend_rows * _LEGEND_ROW_INCHES + 0.16 if legend else 0.0
-    row_inches = [layout.head + layout.panel_height + strip + layout.foot for strip in strips]
-    height = layout.top + sum(row_inches) + legend_inches
-    figure = Figure(figsize=(_WIDTH_INCHES, height))
-    FigureCanvasAgg(figure)
-    width = (_WIDTH_INCHES - layout.left - layout.right - (layout.columns - 1) * _gap(layout)) / layout.columns
-    found: list[Axes] = []
-    top = height - layout.top
-    for row, strip, inches in zip(rows, strips, row_inches, strict=True):
-        for column, panel in enumerate(row):
-            left = layout.left + column * (width + _gap(layout))
-            place = (left, top - layout.head - layout.panel_height, width, layout.panel_height)
-            found.append(_draw_one(figure, panel, place, strip, emphasis=len(panels) == 1))
-        top -= inches
-    title, subtitle = heading
-    x = layout.left / _WIDTH_INCHES
-    figure.text(x, 1 - 0.26 / height, title, fontsize=12.5, weight="bold", color=INK, va="center")
-    figure.text(x, 1 - 0.5 / height, subtitle, fontsize=9.5, color=INK, va="center")
-    if legend:
-        box = figure.legend(
-            handles=list(legend), loc="lower left", bbox_to_anchor=(x, 0.1 / height), ncols=columns, frameon=False,
-            labelcolor=INK, fontsize=9, borderaxespad=0, borderpad=0, handlelength=1.9, columnspacing=1.6,
-        )  # fmt: skip
-        box.set_in_layout(False)
-    return figure, found
-
-
-def _gap(layout: Layout) -> float:
-    """Return the inches between two columns: the gap and room for the tick labels of the right one."""
-    return layout.gap + 0.22
-
-
-def _draw_one(
-    figure: Figure, panel: Panel, place: tuple[float, float, float, float], strip_height: float, *, emphasis: bool
-) -> Axes:
-    """Draw one panel at a place in inches; all panels of a row leave the same room for the strip of failures."""
-    left, bottom, width, height = place
-    total = figure.get_figheight()
-
-    def add(y: float, inches: float) -> Axes:
-        return figure.add_axes((left / _WIDTH_INCHES, y / total, width / _WIDTH_INCHES, inches / total))
-
-    axes = add(bottom, height)
-    own = strip_inches(panel)
-    strip = add(bottom - own, own) if own else None
-    draw_panel(axes, strip, panel, emphasis=emphasis)
-    label = panel.axis.label
-    if panel.axis.depends_on_machine and len(panel.comparison.machines) > 1:
-        label += f" ({len(panel.comparison.machines)} machines: not comparable)"
-    (strip or axes).set_xlabel(label, color=INK, fontsize=10 if emphasis else 9, labelpad=4)
-    if strip is not None:
-        axes.tick_params(labelbottom=False)
-    return axes
+    return shortened(comparison.title, 70), subtitle(comparison)
 
 
 def _name_lines(axes: Axes, panel: Panel) -> bool:
@@ -194,30 +65,3 @@ def _name_lines(axes: Axes, panel: Panel) -> bool:
         return write_names(axes, lines)
     named = [*lines, Named("frontier", INK, corners[-1:])]
     return write_names(axes, named, soft=[corners]) or write_names(axes, lines, soft=[corners])
-
-
-def _legend(panels: Sequence[Panel]) -> list[Line2D]:
-    """Return the entries of a legend: the models by name, those that only failed as crosses, the frontier last."""
-    drawn = {line.model for panel in panels for line in panel.lines()}
-    failed = {row.model for panel in panels for row in panel.failures()} - drawn
-    styles: dict[str, Style] = {name: style for panel in panels for name, style in panel.styles.items()}
-    handles = []
-    for model in sorted(drawn | failed):
-        style = styles[model]
-        marker, line = (style.marker, "-") if model in drawn else ("x", "")
-        name = _short(model, 28)
-        # A leading underscore hides an entry of a legend; a space of no width in front of it shows it.
-        name = f"\N{ZERO WIDTH SPACE}{name}" if name.startswith("_") else name
-        handles.append(Line2D([], [], color=style.colour, marker=marker, ls=line, lw=1.6, ms=5.5, label=name))
-    if any(panel.frontier() for panel in panels):
-        handles.append(Line2D([], [], color=INK, alpha=0.3, lw=5, label="frontier"))
-    return handles
-
-
-def _legend_grid(handles: Sequence[Line2D]) -> tuple[int, int]:
-    """Return columns and rows of a legend; a letter at 9 points takes about 0.08 inches."""
-    if not handles:
-        return 1, 0
-    widest = max(len(str(handle.get_label())) for handle in handles) * 0.08 + 0.55
-    columns = min(len(handles), max(1, int((_WIDTH_INCHES - 0.8) / widest)))
-    return columns, math.ceil(len(handles) / columns)

@@ -18,10 +18,14 @@ from matplotlib.figure import Figure
 from recscale.errors import StoreError, UnknownName, UsageError
 from recscale.records.record import RunRecord
 from recscale.reporting import sections
+from recscale.reporting.axes import COVERAGE
+from recscale.reporting.canvas import FORMATS as FIGURE_FORMATS
+from recscale.reporting.canvas import render
 from recscale.reporting.comparisons import Comparison, compare
-from recscale.reporting.figures import FORMATS as FIGURE_FORMATS
-from recscale.reporting.figures import draw_costs, draw_overview, draw_sizes, render
+from recscale.reporting.figures import draw_costs, draw_overview, draw_sizes
 from recscale.reporting.palette import INK, Style, styles
+from recscale.reporting.sizes import SizeTable, draw_by_size, size_panels, size_tables
+from recscale.reporting.sweeps import draw_sweep, sweeps
 from recscale.reporting.tables import Table, build_table
 
 FORMATS = ("md", "html", *FIGURE_FORMATS)
@@ -31,6 +35,8 @@ _SIZES_CAPTION = (
     "did not finish, where they would stand by their estimate, or at the edge where no estimate is known."
 )
 _COSTS_CAPTION = "The same against bytes, peak memory of the whole process while fitting, fit time and throughput."
+_BY_SIZE_CAPTION = "Against the number of parameters: {}, at the best configuration of each size."
+_COVERAGE_MEANING = f"{COVERAGE.label} (the share of items with a non-zero score)"
 _OVERVIEW_CAPTION = "Accuracy against the number of parameters on every data set and protocol."
 
 _SCRIPT = """
@@ -70,11 +76,12 @@ class Drawn:
 
 @dataclass
 class Section:
-    """All that the page says of one comparison."""
+    """All that the page says of one comparison; the first figure stands above the table, the others below it."""
 
     anchor: str
     comparison: Comparison
     table: Table
+    size_tables: list[SizeTable]
     figures: list[Drawn]
     facts: sections.Facts
     headline: str
@@ -140,25 +147,39 @@ def _overview(comparisons: Sequence[Comparison], looks: Mapping[str, Style], wan
 
 
 def _section(comparison: Comparison, anchor: str, looks: Mapping[str, Style], wanted: set[str]) -> Section:
-    title, metric = comparison.title, comparison.metric or "accuracy"
-    figures = []
-    if wanted:
-        sizes, costs = draw_sizes(comparison, looks), draw_costs(comparison, looks)
-        figures = [
-            _drawn(f"{anchor}-parameters", f"{title}: {metric} against parameters", _SIZES_CAPTION, sizes, wanted),
-            _drawn(f"{anchor}-costs", f"{title}: {metric} against other costs", _COSTS_CAPTION, costs, wanted),
-        ]
     return Section(
         anchor=anchor,
         comparison=comparison,
         table=build_table(comparison),
-        figures=figures,
+        size_tables=size_tables(comparison),
+        figures=_figures(comparison, anchor, looks, wanted) if wanted else [],
         facts=sections.facts(comparison),
         headline=sections.headline(comparison),
         remarks=sections.remarks(comparison),
         commands=sections.commands(comparison),
         runs=sections.runs(comparison),
     )
+
+
+def _figures(comparison: Comparison, anchor: str, looks: Mapping[str, Style], wanted: set[str]) -> list[Drawn]:
+    """Return the figures of a section: accuracy against size, against other costs, then what its sizes allow."""
+    title, metric = comparison.title, comparison.metric or "accuracy"
+    sizes, costs = draw_sizes(comparison, looks), draw_costs(comparison, looks)
+    found = [
+        _drawn(f"{anchor}-parameters", f"{title}: {metric} against parameters", _SIZES_CAPTION, sizes, wanted),
+        _drawn(f"{anchor}-costs", f"{title}: {metric} against other costs", _COSTS_CAPTION, costs, wanted),
+    ]
+    panels = size_panels(comparison, looks)
+    if panels:
+        words = " and ".join(panel.upright.label for panel in panels if panel.upright)
+        caption = _BY_SIZE_CAPTION.format(words.replace(COVERAGE.label, _COVERAGE_MEANING))
+        by_size = draw_by_size(panels)
+        found.append(_drawn(f"{anchor}-by-size", f"{title}: {words} against parameters", caption, by_size, wanted))
+    for sweep in sweeps(comparison):
+        name = _distinct(f"{anchor}-{_plain(sweep.model)}-{_plain(sweep.option)}", [drawn.name for drawn in found])
+        words = f"{metric} of {sweep.model} against its size, a line for each value of {sweep.option}"
+        found.append(_drawn(name, f"{title}: {words}", f"{words}.", draw_sweep(sweep), wanted))
+    return found
 
 
 def _drawn(name: str, alternative: str, caption: str, figure: Figure, wanted: set[str]) -> Drawn:
@@ -169,12 +190,21 @@ def _anchors(comparisons: Sequence[Comparison]) -> list[str]:
     """Return a different file name for each comparison: small letters, digits and hyphens, whatever the data's name."""
     found: list[str] = []
     for comparison in comparisons:
-        plain = re.sub(r"[^a-z0-9]+", "-", comparison.title.lower()).strip("-")[:60].strip("-") or "data"
-        name, number = plain, 1
-        while name in found:
-            number += 1
-            name = f"{plain}-{number}"
-        found.append(name)
+        found.append(_distinct(_plain(comparison.title), found))
+    return found
+
+
+def _plain(text: str) -> str:
+    """Return text as a part of a file name: small letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60].strip("-") or "data"
+
+
+def _distinct(name: str, taken: Sequence[str]) -> str:
+    """Return `name`, with a number behind it if it is taken."""
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}-{number}"
     return found
 
 

@@ -1,4 +1,4 @@
-"""One panel of a figure: scores against a cost, a line a model, the frontier behind, failures in a strip below."""
+"""One panel of a figure: scores or costs against a cost, a line a model, failures in a strip below."""
 
 from __future__ import annotations
 
@@ -45,22 +45,34 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """What is drawn on one pair of axes."""
+    """What is drawn on one pair of axes: the main metric or `upright`, against `axis`.
+
+    Lines and failures come in the order of `styles`. A panel of `upright` shows the best of each size alone, and no
+    frontier.
+    """
 
     comparison: Comparison
     axis: Axis
     styles: Mapping[str, Style]
+    upright: Axis | None = None
+    has_frontier: bool = True
 
     def lines(self) -> list[Line]:
-        """Return a line for each model that has points, by name."""
-        metric = self.comparison.metric
+        """Return a line for each model that has points."""
         by_model: dict[str, list[tuple[Configuration, Point]]] = defaultdict(list)
         for configuration in self.comparison.succeeded:
-            score = configuration.score(metric) if metric else None
-            cost = self.axis.value(configuration)
-            if score is not None and cost is not None:
-                by_model[configuration.model].append((configuration, (cost, score)))
-        return [self._line(model, members) for model, members in sorted(by_model.items())]
+            height, cost = self._height(configuration), self.axis.value(configuration)
+            if height is not None and cost is not None:
+                by_model[configuration.model].append((configuration, (cost, height)))
+        return [self._line(model, by_model[model]) for model in self.styles if model in by_model]
+
+    def _height(self, configuration: Configuration) -> float | None:
+        """Return what is drawn upwards; None if it was not measured or is not finite."""
+        metric = self.comparison.metric
+        if self.upright is None:
+            return configuration.score(metric) if metric else None
+        value = self.upright.value(configuration)
+        return value if value is not None and math.isfinite(value) else None
 
     def _line(self, model: str, members: Sequence[tuple[Configuration, Point]]) -> Line:
         metric = self.comparison.metric or ""
@@ -70,19 +82,26 @@ class Panel:
             if best.setdefault(str(configuration.knob_value), (configuration, point))[0] is not configuration:
                 others.append(point)
         ordered = sorted(best.values(), key=lambda member: _by_size(member[0], member[1]))
+        points = tuple(point for _, point in ordered)
+        if self.upright is not None:
+            return Line(model, points, (0.0,) * len(points), ())
         quantities = [configuration.quantity(metric) for configuration, _ in ordered]
         errors = tuple(q.standard_error or 0.0 if q else 0.0 for q in quantities)
-        return Line(model, tuple(point for _, point in ordered), errors, tuple(others))
+        return Line(model, points, errors, tuple(others))
 
     def failures(self) -> list[Failures]:
         """Return the failures by model and outcome."""
         places: dict[tuple[str, str], list[float | None]] = defaultdict(list)
         for configuration in self.comparison.failed:
             places[configuration.model, configuration.word].append(self.axis.expected(configuration))
-        return [Failures(model, word, tuple(found)) for (model, word), found in sorted(places.items())]
+        order = {model: index for index, model in enumerate(self.styles)}
+        ordered = sorted(places.items(), key=lambda item: (order[item[0][0]], item[0][1]))
+        return [Failures(model, word, tuple(found)) for (model, word), found in ordered]
 
     def frontier(self) -> list[Point]:
-        """Return the corners of the frontier, from the cheapest point to the dearest."""
+        """Return the corners of the frontier, from the cheapest point to the dearest; nothing where none is drawn."""
+        if self.upright is not None or not self.has_frontier:
+            return []
         points = [point for line in self.lines() for point in (*line.points, *line.others)]
         found = frontier(points, lower_cost=self.axis.lower_is_better, higher_score=self.comparison.higher_is_better)
         return [points[index] for index in found]
@@ -149,31 +168,52 @@ def _frame(axes: Axes, panel: Panel) -> None:
     axes.set_xscale("log")
     low, high = _limits(panel)
     axes.set_xlim(low, high)
-    points = [point for line in panel.lines() for point in (*line.points, *line.others)]
-    if points:
-        bottom, top = min(y for _, y in points), max(y for _, y in points)
-        margin = 0.08 * (top - bottom) or 0.08 * abs(top) or 0.1
-        axes.set_ylim(bottom - margin, top + margin)
-    else:
-        axes.set_yticks([])
-        axes.text(0.5, 0.5, "no run finished", transform=axes.transAxes, ha="center", va="center", color=INK)
+    _scale_upwards(axes, panel)
     axes.set_xticks(_ticks(low, high))
     axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter(lambda value, _: panel.axis.write(value))
     axes.grid(True, color=INK, alpha=0.2, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, length=0, pad=5)
-    axes.locator_params(axis="y", nbins=6)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set(color=INK, linewidth=0.8)
+
+
+def _scale_upwards(axes: Axes, panel: Panel) -> None:
+    """Set scale, limits and ticks of the vertical axis."""
+    heights = [y for line in panel.lines() for _, y in (*line.points, *line.others)]
+    if not heights:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no run finished", transform=axes.transAxes, ha="center", va="center", color=INK)
+    elif panel.upright is None:
+        margin = 0.08 * (max(heights) - min(heights)) or 0.08 * abs(max(heights)) or 0.1
+        axes.set_ylim(min(heights) - margin, max(heights) + margin)
+        axes.locator_params(axis="y", nbins=6)
+    elif panel.upright.is_share:
+        axes.set_ylim(-0.05, 1.05)
+        axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    else:
+        low, high = _with_room(heights)
+        axes.set_yscale("log")
+        axes.set_ylim(low, high)
+        axes.set_yticks(_ticks(low, high))
+        axes.set_yticks([], minor=True)
+    if heights and panel.upright is not None:
+        write = panel.upright.write
+        axes.yaxis.set_major_formatter(lambda value, _: write(value))
 
 
 def _limits(panel: Panel) -> Point:
     """Return the ends of the cost axis: all points and all failures of known size, with some room."""
     costs = [x for line in panel.lines() for x, _ in (*line.points, *line.others)]
     costs += [x for failures in panel.failures() for x in failures.places if x is not None]
-    low, high = min(costs, default=1.0), max(costs, default=10.0)
+    return _with_room(costs or [1.0, 10.0])
+
+
+def _with_room(values: Sequence[float]) -> Point:
+    """Return the ends of a logarithmic axis around values above 0."""
+    low, high = min(values), max(values)
     decades = math.log10(high / low)
     room = max(0.07 * decades, 0.12, (LEAST_DECADES - decades) / 2)
     return low / 10**room, high * 10**room
@@ -239,7 +279,15 @@ def _draw_row(strip: Axes, row: Failures, index: int, panel: Panel, font_size: f
     figure = strip.get_figure(root=True)
     width = measured(figure, text)[0] / strip.get_window_extent().width  # type: ignore[arg-type]
     gap = 0.62 * font_size / 72 / (strip.get_window_extent().width / figure.dpi)  # type: ignore[union-attr]
+    x, side = _beside(places, gap, width)
+    text.set(x=x, ha=side)
+
+
+def _beside(places: Sequence[float], gap: float, width: float) -> tuple[float, str]:
+    """Return where a row's words stand: behind its crosses, else before them, else between two that leave room."""
     if places[-1] + gap + width <= 1:
-        text.set(x=places[-1] + gap, ha="left")
-    else:
-        text.set(x=places[0] - gap, ha="right")
+        return places[-1] + gap, "left"
+    room, start = max(((b - a, a) for a, b in pairwise(places)), default=(0.0, 0.0))
+    if places[0] - gap - width < 0 and width + 2 * gap <= room:
+        return start + gap, "left"
+    return places[0] - gap, "right"

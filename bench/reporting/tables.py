@@ -153,18 +153,18 @@ def _metric_cells(configuration: Configuration, comparison: Comparison, best: fl
     if not comparison.metrics:
         return [Cell(NOTHING)]
     return [
-        _scored(configuration.quantity(name), best if name == comparison.metric else None)
-        for name in comparison.metrics
+        scored(configuration.quantity(name), best if name == comparison.metric else None) for name in comparison.metrics
     ]
 
 
-def _scored(quantity: Quantity | None, best: float | None) -> Cell:
+def scored(quantity: Quantity | None, best: float | None, *, with_note: bool = True) -> Cell:
+    """Return the cell of a metric, marked if it is the best; the note says how sure it is."""
     if quantity is None:
         return Cell(NOTHING)
     parts = []
-    if quantity.standard_error is not None:
+    if with_note and quantity.standard_error is not None:
         parts.append(f"± {units.score(quantity.standard_error)}")
-    if quantity.spread is not None:
+    if with_note and quantity.spread is not None:
         parts.append(f"(s {units.score(quantity.spread)})")
     value = quantity.mean if math.isfinite(quantity.mean) else None
     return Cell(units.score(quantity.mean), value, is_best=best is not None and value == best, note=" ".join(parts))

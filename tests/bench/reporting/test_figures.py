@@ -4,8 +4,9 @@ import matplotlib as mpl
 import pytest
 
 from recscale.errors import UnknownName
+from recscale.reporting.canvas import render
 from recscale.reporting.comparisons import compare
-from recscale.reporting.figures import draw_costs, draw_overview, draw_sizes, render
+from recscale.reporting.figures import draw_costs, draw_overview, draw_sizes
 from recscale.reporting.palette import styles
 
 

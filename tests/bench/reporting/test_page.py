@@ -85,10 +85,53 @@ def test_failures_stand_in_both_pages_with_their_reason(realistic_records, tmp_p
 def test_the_markdown_table_has_a_cell_for_every_column_and_the_best_in_bold(realistic_records, tmp_path):
     (page,) = write_report(realistic_records(), tmp_path, formats=("md",))
 
-    table = [line for line in page.read_text().splitlines() if line.startswith("|")]
+    table = [line for line in page.read_text().partition("± is")[0].splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
     assert "| ease k=6104 | **0.5600** ± 0.0090 |" in table[2]
     assert sum("**" in line for line in table) == 1
+
+
+def test_sizes_have_their_tables_and_figures_in_both_pages(sized_record, tmp_path):
+    records = [
+        sized_record(model, "k", k, score=score - l2 / 1000, n_parameters=100 * k, parameters={"k": k, "l2": l2})
+        for model in ("chol", "item_knn")
+        for k, score in ((20, 0.4), (50, 0.5 if model == "chol" else 0.45))
+        for l2 in (7.0, 70.0)
+    ]
+    for record in records:
+        record.metrics["prediction_coverage"] = 0.5
+
+    written = write_report(records, tmp_path)
+
+    names = [path.name for path in written if path.suffix == ".svg"]
+    anchor = "debian-depends-fold-in"
+    assert names == [f"{anchor}-{n}.svg" for n in ("parameters", "costs", "by-size", "chol-l2", "item-knn-l2")]
+    markdown = (tmp_path / "report.md").read_text()
+    assert "| k | chol | item_knn |\n| --: | --: | --: |\n| 20 | **0.3930** | **0.3930** |\n" in markdown
+    assert "| 50 | **0.4930** | 0.4430 |\n" in markdown
+    assert re.findall(r"\((\S+\.svg)\)", markdown) == names
+    page = (tmp_path / "report.html").read_text()
+    assert '<th scope="row" class="number">50</th>\n<td class="number best">0.4930</td>\n' in page
+    assert page.count("<svg") == len(names)
+    assert "ndcg@100 of item_knn against its size, a line for each value of l2." in page
+    assert (
+        "Against the number of parameters: fit time and prediction coverage (the share of items with a non-zero score)"
+        in page
+    )
+
+
+def test_figures_whose_names_would_be_the_same_get_one_each(sized_record, tmp_path):
+    records = [
+        sized_record(model, "k", k, score=0.4, n_parameters=k, parameters={"k": k, option: value})
+        for model, option in (("by", "size"), ("a b", "c"), ("a-b", "c"))
+        for k in (1, 2)
+        for value in (1, 2)
+    ]
+
+    written = write_report(records, tmp_path, formats=("svg",))
+
+    names = [path.name.removeprefix("debian-depends-fold-in-") for path in written]
+    assert names == ["parameters.svg", "costs.svg", "by-size.svg", "a-b-c.svg", "a-b-c-2.svg", "by-size-2.svg"]
 
 
 def test_only_failures_make_a_report_that_says_so(record, tmp_path):
@@ -180,7 +223,7 @@ def test_a_thousand_records_stay_small(sized_record, record, tmp_path):
 
     written = write_report(records, tmp_path)
 
-    assert sum(path.stat().st_size for path in written) < 10_000_000
+    assert sum(path.stat().st_size for path in written) < 11_000_000
 
 
 def test_no_records_are_a_usage_error_and_nothing_is_written(tmp_path):

@@ -2,6 +2,7 @@ import pytest
 
 from recscale.reporting.axes import PARAMETERS, THROUGHPUT
 from recscale.reporting.comparisons import compare
+from recscale.reporting.figures import draw_sizes
 from recscale.reporting.palette import styles
 from recscale.reporting.panels import Panel
 
@@ -56,3 +57,30 @@ def test_the_frontier_of_throughput_starts_with_the_fastest(record):
     ]
 
     assert panel_of(records, THROUGHPUT).frontier() == [(100.0, 0.2), (1.0, 0.9)]
+
+
+def test_lines_and_failures_come_in_the_order_of_the_styles(record):
+    records = [
+        record("a"), record("b"), record("c", status="error"), record("d", status="error"),
+    ]  # fmt: skip
+    looks = dict(reversed(styles("abcd").items()))
+
+    panel = Panel(compare(records)[0], PARAMETERS, looks)
+
+    assert [line.model for line in panel.lines()] == ["b", "a"]
+    assert [failures.model for failures in panel.failures()] == ["d", "c"]
+
+
+def test_the_words_of_a_failure_at_both_ends_stand_between_its_crosses(record):
+    records = [
+        record("fine", n_parameters=50_000),
+        record("slim", status="refused", parameters={"k": 1}, estimated_model_bytes=4_000),
+        record("slim", status="refused", parameters={"k": 2}, estimated_model_bytes=4_000_000),
+    ]
+
+    _, strip = draw_sizes(compare(records)[0], styles(r.model for r in records)).axes
+
+    first, last = strip.lines[0].get_xdata()
+    (words,) = (text for text in strip.texts if text.get_text() == "slim refused")
+    assert first < words.get_position()[0] < last
+    assert words.get_horizontalalignment() == "left"
