@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
@@ -68,6 +68,23 @@ class EASE(Model):
             return kernels.largest_by_column(inverse, scale, self.k)
         return kernels.largest_overall(inverse, scale, self.k * scale.size)
 
+    def shrunk(self, size: int | None, context: FitContext = FitContext()) -> Self:
+        """Return the model with k = `size`, from this one with a larger k."""
+        from recscale.models._compiled import numba_threads
+        from recscale.models._embeddings import largest_stored
+
+        smaller, weights = replace(self, k=size), self.weights_
+        if weights is None:
+            n_items = self.scale_.size
+            if size is None or size >= n_items - 1:
+                return smaller._set(self.precision_matrix_, None)
+            with numba_threads(context.n_threads):
+                return smaller._set(None, smaller._pruned(self.precision_matrix_))
+        assert size is not None
+        if self.pruning == "column":
+            return smaller._set(None, sp.csr_array(largest_stored(sp.csr_array(weights.T), size).T))
+        return smaller._set(None, _largest(weights, size * weights.shape[0]))
+
     def _set(self, inverse: Any, weights: sp.csr_array | None, device: torch.device | None = None) -> Self:
         """Take one of the two states, with what is derived from it."""
         self.precision_matrix_: Any = inverse
@@ -106,6 +123,20 @@ class EASE(Model):
     def load_state(self, state: Mapping[str, Array]) -> Self:
         """Take back `precision_matrix` or `weights`; scores on the CPU from then on."""
         return self._set(state.get("precision_matrix"), state.get("weights"))
+
+
+def _largest(weights: sp.csr_array, n_kept: int) -> sp.csr_array:
+    """Return the `n_kept` stored weights of largest magnitude (I, I), equal ones by row, then by column."""
+    from recscale.models._neighbours import Rows, csr
+
+    magnitudes = np.abs(weights.data)
+    if n_kept >= magnitudes.size:
+        return weights
+    threshold = np.partition(magnitudes, magnitudes.size - n_kept)[magnitudes.size - n_kept]
+    kept = magnitudes > threshold
+    kept[np.flatnonzero(magnitudes == threshold)[: n_kept - np.count_nonzero(kept)]] = True
+    indptr = np.concatenate((np.zeros(1, np.int64), np.cumsum(kept)), dtype=np.int64)[weights.indptr]
+    return csr(Rows(indptr, weights.indices[kept], weights.data[kept]), weights.shape[1])
 
 
 def estimate(model: EASE, shape: Shape) -> Estimate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -58,6 +58,19 @@ class SSVD(Model):
             return self._set(spectral, prior)
         with numba_threads(context.n_threads):
             return self._set(kernels.largest_in_rows(spectral, self.k, lower=False), prior)
+
+    def shrunk(self, size: int | None, context: FitContext = FitContext()) -> Self:
+        """Return the model with k = `size`, from this one with a larger k."""
+        from recscale.models import _embeddings as kernels
+        from recscale.models._compiled import numba_threads
+
+        smaller = replace(self, k=size)
+        if size is None or size >= self.prior_.size:
+            return smaller._set(self.embeddings_, self.prior_)
+        if not isinstance(self.embeddings_, np.ndarray):
+            return smaller._set(kernels.largest_stored(self.embeddings_, size), self.prior_)
+        with numba_threads(context.n_threads):
+            return smaller._set(kernels.largest_in_rows(self.embeddings_, size, lower=False), self.prior_)
 
     def _set(self, embeddings: Any, prior: NDArray[np.float32]) -> Self:
         from recscale.models import _embeddings as kernels

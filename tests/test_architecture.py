@@ -26,7 +26,7 @@ FLOORS = {
     "__main__": 6,
 }
 SHARED_ON_A_FLOOR = {("running", "testing")}  # `recscale check` prints what the conformance suite found
-MAY_IMPORT_TORCH = {"bench/running/worker.py", "bench/evaluation/ranking.py", "bench/evaluation/_torch_ranking.py"}
+MAY_IMPORT_TORCH = {"bench/running/measurement.py", "bench/evaluation/ranking.py", "bench/evaluation/_torch_ranking.py"}
 HEAVY = {"torch", "implicit", "sklearn", "matplotlib", "pandas", "pyarrow"}
 SOURCES = sorted(p for folder in ("bench", "models", "datasets") for p in (ROOT / folder).rglob("*.py"))
 

@@ -41,7 +41,8 @@ def summary(record: RunRecord) -> str:
     ]
     if "fit" in record.phases:
         fit = record.phases["fit"]
-        parts.append(f"fit {format_seconds(fit.wall_seconds)} at {format_bytes(fit.peak_rss_bytes)}")
+        shared = " (shared)" if record.shrunk_from else ""
+        parts.append(f"fit {format_seconds(fit.wall_seconds)}{shared} at {format_bytes(fit.peak_rss_bytes)}")
     parts.append(f"{format_count(record.users_per_second)} users/s")
     return ", ".join([*parts, *record.warnings])
 

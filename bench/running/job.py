@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from recscale.measuring.budget import Budget
-from recscale.records.record import SCHEMA_VERSION, RunRecord
+from recscale.records.record import SCHEMA_VERSION, Phase, RunRecord
 
+FIT_FILE, FITTED_FILE = "model.npz", "fitted.json"  # in the folder of a worker: a saved model, and the Fitted of it
 MEMORY_FAILURES = ("refused", "out_of_memory")
 CLEARLY_LARGER = 1.25  # free memory, the budget where none is given, is never the same twice
 
@@ -61,8 +63,20 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     sources: list[Source]
 
 
+class Fitted(msgspec.Struct, frozen=True, kw_only=True):
+    """A larger size of the same model, fitted in this run and kept on disk for the smaller ones."""
+
+    key: str
+    path: str
+    fit: Phase
+    warnings: list[str]
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One model on one split."""
+    """One model on one split.
+
+    `family` is the same for jobs that differ in the size knob alone, where a model can share a fit between sizes.
+    """
 
     model: str
     model_title: str
@@ -82,6 +96,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     plugins: list[str]
     estimated_peak_bytes: int | None = None
     estimated_model_bytes: int | None = None
+    family: str | None = None
+
+    @property
+    def size_rank(self) -> float:
+        """The value of the size knob as a number: None, which stands for all, is the largest."""
+        value = self.parameters.get(self.size_knob) if self.size_knob else None
+        return math.inf if value is None else float(value)
 
     @property
     def key(self) -> str:
@@ -173,9 +194,18 @@ class Request(msgspec.Struct, kw_only=True):
 
     task: str  # "run", "prepare", "calibrate" or "check"
     job: Job | None = None
+    fitted: Fitted | None = None
+    keeps_fit: bool = False
     data: Data | None = None
     name: str | None = None
     split_path: str | None = None
     plugins: list[str] = []
     limits: Budget = Budget()
     deadline_seconds: float | None = None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there when it is complete."""
+    temporary = path.with_suffix(".part")
+    temporary.write_bytes(content)
+    temporary.replace(path)

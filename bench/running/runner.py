@@ -21,7 +21,8 @@ from recscale.records.record import RunRecord
 from recscale.records.store import Store
 from recscale.running.job import Data, Job, Prepared, Request
 from recscale.running.prepare import find_prepared
-from recscale.running.process import WorkerProcess, remove_abandoned
+from recscale.running.process import WorkerProcess, owner_mark, remove_abandoned
+from recscale.running.sharing import SharedFits, largest_first
 from recscale.running.suite import Suite, all_data, check_suite, expand
 
 Overwrite = Literal["never", "failed", "always"]
@@ -64,6 +65,7 @@ class Runner:
     overwrite: Overwrite = "never"
     _calibration: dict[str, float] = field(default_factory=dict)
     _machine: dict[str, Any] = field(default_factory=dict)
+    _fits: SharedFits = field(init=False)
 
     def prepare(self) -> list[tuple[Data, Prepared]]:
         """Make sure that every split lies in the cache. Raises DataError, UsageError or StoreError."""
@@ -93,8 +95,9 @@ class Runner:
         plan = self.plan()
         self.display.planned(len(plan.jobs), len(plan.settled))
         records = dict(plan.settled)
-        waiting = [job for job in plan.jobs if job.key not in plan.settled]
-        with self._interruptible() as running:
+        waiting = largest_first([job for job in plan.jobs if job.key not in plan.settled])
+        self._fits = SharedFits(self.store.work_folder() / f"{owner_mark()}-fits")
+        with contextlib.closing(self._fits), self._interruptible() as running:
             while waiting:
                 waiting = self._pass(waiting, plan, records, running)
                 if waiting:  # another runner has these; look again when it may have finished one
@@ -107,9 +110,10 @@ class Runner:
     ) -> list[Job]:
         """Go through `jobs` once; return those that another runner holds."""
         left = []
-        for job in jobs:
+        for number, job in enumerate(jobs):
             while len(running) >= self.suite.jobs:
                 self._tick(running, records)
+            self._fits.keep_only({other.family for other in jobs[number:]} | {o.job.family for o in running.values()})
             claim = contextlib.ExitStack()
             if not claim.enter_context(self.store.claim(job.key)):
                 left.append(job)
@@ -122,7 +126,8 @@ class Runner:
             elif job.unavailable:
                 records[job.key] = self._keep(job, {"status": "skipped", "reason": job.unavailable})
             else:
-                started = self._start(job, claim)
+                later = [other for other in jobs[number + 1 :] if other.key not in plan.refusals]
+                started = self._start(job, claim, later)
                 running[started.worker.descriptor] = started
                 continue
             claim.close()
@@ -134,11 +139,15 @@ class Runner:
         """Tell whether another runner has settled `job` since the plan was made."""
         return self.overwrite != "always" and job.is_settled_by(record, self.overwrite)
 
-    def _start(self, job: Job, claim: contextlib.ExitStack) -> _Running:
+    def _start(self, job: Job, claim: contextlib.ExitStack, later: list[Job]) -> _Running:
         if not self._calibration:
             self._calibration = self._ask(Request(task="calibrate"), n_threads=job.n_threads)["calibration"]
         self.display.started(job)
-        request = Request(task="run", job=job, plugins=job.plugins, limits=job.limits)
+        fitted = self._fits.of(job)
+        keeps_fit = fitted is None and self._fits.is_wanted(job, later)
+        request = Request(
+            task="run", job=job, plugins=job.plugins, limits=job.limits, fitted=fitted, keeps_fit=keeps_fit
+        )
         worker = WorkerProcess(request, self.store.work_folder(), n_threads=job.n_threads)
         return _Running(job, worker, claim, datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -156,6 +165,7 @@ class Runner:
                 continue
             del running[descriptor]
             with one.claim, contextlib.closing(one.worker):
+                self._fits.take(one.job, one.worker.folder)
                 records[one.job.key] = self._keep(one.job, one.worker.outcome(), one)
 
     def _keep(self, job: Job, outcome: dict[str, Any], one: _Running | None = None) -> RunRecord:

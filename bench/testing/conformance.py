@@ -25,7 +25,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from recscale.contract import Choice, FitContext, Model, ModelSpec, Range, Shape
+from recscale.contract import Choice, FitContext, Model, ModelSpec, Range, Shape, Shrinkable
 from recscale.errors import DeadlineExceeded, ModelError, Skipped, UsageError
 from recscale.testing.board import Board, placement, planted_board
 
@@ -269,6 +269,21 @@ def _grows_with_its_knob(trial: _Trial) -> str:
     return f"{knob} = {values} gives {sizes} bytes"
 
 
+def _shares_a_fit(trial: _Trial) -> str:
+    spec = trial.spec
+    if not issubclass(spec.model, Shrinkable) or spec.size_knob is None:
+        return "each size is fitted on its own"
+    *smaller, largest = _scaled(spec)
+    fitted: Any = trial.fit(**{spec.size_knob: largest})
+    for size in reversed(smaller):
+        expected, model = trial.fit(**{spec.size_knob: size}), fitted.shrunk(size, trial.context)
+        scores, wanted = (_numpy(m.score(trial.board.history)) for m in (model, expected))
+        same = np.array_equal(scores, wanted) and model.size() == expected.size()
+        _demand(same and model.parameters() == expected.parameters(), f"shrunk to {size} it is no fit with {size}")
+        fitted = model  # and from one smaller size to the next
+    return f"{spec.size_knob} = {largest} gives {smaller} to the last bit"
+
+
 def _scaled(spec: ModelSpec) -> list[Any]:
     """Return up to three sizes that a board of 81 items can tell apart: whole numbers scaled down to 16 at most."""
     ends = list(dict.fromkeys([spec.sizes[0], spec.sizes[len(spec.sizes) // 2], spec.sizes[-1]]))
@@ -372,6 +387,7 @@ _CHECKS: dict[str, Callable[[_Trial], str]] = {
     "it survives the disk": _survives_the_disk,
     "it takes the bytes that it counts": _takes_the_bytes_that_it_counts,
     "it grows with its knob": _grows_with_its_knob,
+    "its sizes can share a fit": _shares_a_fit,
     "it prints nothing": _prints_nothing,
     "it takes other matrices": _takes_other_matrices,
     "it heeds its deadline": _heeds_its_deadline,

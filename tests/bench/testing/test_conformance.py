@@ -210,7 +210,7 @@ def test_a_sound_model_passes_every_check():
     results = check(SOUND)
 
     assert [result for result in results if not result.passed] == []
-    assert len(results) == 15
+    assert len(results) == 16
 
 
 @pytest.mark.parametrize(("model", "name"), BROKEN, ids=lambda value: getattr(value, "__name__", None))

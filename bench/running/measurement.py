@@ -1,0 +1,220 @@
+"""One job under measurement: load, fit, save and score, each on its own. Runs in the worker process."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from recscale.errors import DeadlineExceeded, FitWarning, RecscaleError
+from recscale.measuring.budget import limit_gpu_memory
+from recscale.records.record import Phase
+from recscale.running.job import FIT_FILE, FITTED_FILE, Fitted, Job, Request, write_whole
+
+WARM_UP_USERS = 64
+WARM_UP_SHARES = {48: 0.2, 512: 0.01}  # items, and share of entries: full matrices may go another way than sparse ones
+
+
+class Phases:
+    """Names a phase to the parent and measures it."""
+
+    def __init__(self, meter: Any, reporter: Any) -> None:
+        self.meter, self.reporter = meter, reporter
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Measure the body of a `with` statement as the phase of that name."""
+        self.reporter.begin(name)
+        with self.meter.phase(name):
+            yield
+
+
+@dataclass
+class Measurement:
+    """A job, and the outcome, which is filled as far as it gets."""
+
+    request: Request
+    job: Job
+    folder: Path
+    phase: Phases
+    outcome: dict[str, Any]
+
+    def run(self, started: float) -> None:
+        """Measure everything. `started` is the reading of `time.monotonic()` from which the time limit counts."""
+        from recscale import registry
+        from recscale.evaluation.split_file import load_split
+
+        with self.phase("load"):
+            split = load_split(Path(self.job.prepared.split_path))
+        if split.fingerprint != self.job.prepared.split_fingerprint:
+            raise RecscaleError("the cached split has changed since the job was planned; run again")
+        self.phase.reporter.begin("warm-up")
+        spec = registry.model_spec(self.job.model, self.job.plugins)
+        _ready_device(self.job)
+        context = self._context(started, split)
+        _warm_up(spec.model(**self.job.parameters), context)
+        self.outcome["warnings"] = []
+        if self.request.fitted is None:
+            model = spec.model(**self.job.parameters)
+            with self.phase("fit"), _kept_warnings(self.outcome["warnings"]):
+                model.fit(split.train, context)
+        else:
+            model = self._shrunk(spec.model, self.request.fitted, context)
+        size = model.size()
+        self.outcome.update(n_parameters=size.n_parameters, n_bytes=size.n_bytes)
+        self._save(model)
+        test = split.test
+        del split
+        self._evaluate(model, test, context)
+
+    def _context(self, started: float, split: Any) -> Any:
+        from recscale.contract import FitContext
+
+        limit, fitted = self.job.limits.timeout_seconds, self.request.fitted
+        spent = fitted.fit.wall_seconds if fitted else 0.0
+        return FitContext(
+            device=self.job.device or "cpu",
+            seed=self.job.seed,
+            n_threads=self.job.n_threads,
+            deadline=None if limit is None else started + limit - spent,
+            log=self.phase.reporter.log,
+            validation=split.valid if split.valid.n_users else None,
+        )
+
+    def _shrunk(self, cls: Any, fitted: Fitted, context: Any) -> Any:
+        """Return the model of this size from a larger one, whose fit counts as a part of this one's."""
+        self.phase.reporter.begin("reload")
+        larger = cls.load(fitted.path)
+        self.outcome["warnings"] += fitted.warnings
+        with self.phase("fit"), _kept_warnings(self.outcome["warnings"]):
+            model = larger.shrunk(self.job.parameters[str(self.job.size_knob)], context)
+            context.progress(1, 1)
+        self.outcome["shrunk_from"] = fitted.key
+        self.phase.meter.phases["fit"] = _together(self.phase.meter.phases["fit"], fitted.fit)
+        return model
+
+    def _save(self, model: Any) -> None:
+        """Save the model, to measure that, and keep the file where smaller sizes wait for it."""
+        saved = self.folder / FIT_FILE
+        with self.phase("save"):
+            self.outcome["disk_bytes"] = model.save(saved)
+        if not self.request.keeps_fit:
+            saved.unlink()
+            return
+        fit = msgspec.convert(self.phase.meter.phases["fit"], Phase, from_attributes=True)
+        fitted = Fitted(key=self.job.key, path=str(saved), fit=fit, warnings=self.outcome["warnings"])
+        write_whole(self.folder / FITTED_FILE, msgspec.json.encode(fitted))
+
+    def _evaluate(self, model: Any, test: Any, context: Any) -> None:
+        """Score the held-out users, all and one by one."""
+        from recscale.evaluation.evaluate import evaluate
+        from recscale.measuring.latency import single_user_latency
+
+        job, outcome = self.job, self.outcome
+        self.phase.reporter.begin("warm-up")
+        evaluate(model.score, _first(test), job.metrics, n_threads=job.n_threads)
+        with self.phase("score"):
+            result = evaluate(model.score, test, job.metrics, n_threads=job.n_threads, progress=context.progress)
+        outcome["users_per_second"] = test.n_users / self.phase.meter.phases["score"].wall_seconds
+        outcome["metrics"], outcome["standard_errors"] = result.metrics, result.standard_errors
+        outcome["tied_target_share"] = result.tied_target_share
+        outcome.update(mrr_optimistic=result.mrr_optimistic, mrr_pessimistic=result.mrr_pessimistic)
+        outcome.update(scoring_seconds=result.score_seconds, ranking_seconds=result.rank_seconds)
+        if result.ties_matter:
+            outcome["warnings"] += [f"ties matter: MRR {result.mrr_pessimistic:.4f} to {result.mrr_optimistic:.4f}"]
+        _write_vectors(self.folder / "per_user.npz", result.per_user)
+        self.phase.reporter.begin("latency")
+        median, worst = single_user_latency(model.score, test.history, seed=job.seed)
+        outcome.update(latency_median_seconds=median, latency_p99_seconds=worst)
+
+
+def _together(own: Any, before: Phase) -> Any:
+    """Return the cost of two phases, one after the other, as one."""
+    peaks = [peak for peak in (own.peak_rss_bytes, before.peak_rss_bytes) if peak is not None]
+    joules = [cost.energy_joules for cost in (own, before) if cost.energy_joules is not None]
+    return dataclasses.replace(
+        own,
+        wall_seconds=own.wall_seconds + before.wall_seconds,
+        cpu_seconds=own.cpu_seconds + before.cpu_seconds,
+        start_rss_bytes=before.start_rss_bytes,
+        peak_rss_bytes=max(peaks, default=None),
+        energy_joules=sum(joules) if len(joules) == 2 else None,
+    )
+
+
+@contextlib.contextmanager
+def _kept_warnings(kept: list[str]) -> Iterator[None]:
+    """Collect the messages of FitWarnings, each once; all other warnings go where they went, at the end."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FitWarning)
+        try:
+            yield
+        finally:
+            kept += dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, FitWarning))
+    for other in caught:
+        if not issubclass(other.category, FitWarning):
+            warnings.showwarning(other.message, other.category, other.filename, other.lineno)
+
+
+def _warm_up(model: Any, context: Any) -> None:
+    """Fit a model to a few random rows and score them, so that imports and compilation are not taken for its own time.
+
+    An error here is only logged: the fit that is measured will meet it again if it is real.
+    """
+    import traceback
+
+    import numpy as np
+    import scipy.sparse as sp
+
+    rng = np.random.default_rng(0)
+    tiny = dataclasses.replace(context, log=_ignore, validation=None)
+    try:
+        for n_items, share in WARM_UP_SHARES.items():
+            rows = sp.csr_array((rng.random((WARM_UP_USERS, n_items)) < share).astype(np.float32))
+            model.fit(rows, tiny)
+            model.score(rows)  # many users at once may go another way than one alone, which is scored later
+    except DeadlineExceeded:
+        raise
+    except Exception:
+        sys.stderr.write("the warm-up on a tiny matrix failed:\n")
+        traceback.print_exc()
+    gc.collect()
+    gc.freeze()  # what was imported stays: with torch this saves 0.1 s of every later collection
+
+
+def _ignore(name: str, step: int, value: float) -> None:
+    """Log nothing."""
+
+
+def _first(held_out: Any) -> Any:
+    """Return the first held-out user alone: one call compiles and loads whatever scoring needs."""
+    return type(held_out)(held_out.history[:1], held_out.target[:1])
+
+
+def _ready_device(job: Job) -> None:
+    """Make sure that the device that was promised is there, and limit what may be taken of it."""
+    device = job.device or "cpu"
+    if device == "cpu":
+        return
+    import torch
+
+    from recscale.measuring.machine import confirm_device
+
+    confirm_device(device, torch)
+    if job.limits.max_gpu_memory_bytes is not None:
+        limit_gpu_memory(job.limits.max_gpu_memory_bytes, device)
+
+
+def _write_vectors(path: Path, vectors: Any) -> None:
+    import numpy as np
+
+    with open(path, "wb") as file:
+        np.savez(file, allow_pickle=False, **vectors)
