@@ -10,6 +10,8 @@ import msgspec
 
 from recscale.errors import UnknownName, UsageError
 
+LARGEST = 3.4e38  # of a float32, in which most models compute
+
 
 def option_types(cls: type) -> dict[str, Any]:
     """Return the annotated type of each dataclass field of `cls`."""
@@ -22,7 +24,10 @@ def convert_option(owner: str, name: str, value: Any, annotation: Any) -> Any:
     if isinstance(value, str) and value.lower() in ("none", "null"):
         value = None
     try:
-        return msgspec.convert(value, annotation, strict=not isinstance(value, str))
+        converted = msgspec.convert(value, annotation, strict=not isinstance(value, str))
+        if isinstance(converted, float) and abs(converted) > LARGEST:
+            raise msgspec.ValidationError("Expected a finite number, of a size that float32 can hold")
+        return converted
     except msgspec.ValidationError as error:
         raise UsageError(f"{owner}: {name}={value!r} does not fit: {str(error)[0].lower()}{str(error)[1:]}") from None
 

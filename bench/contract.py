@@ -38,19 +38,33 @@ def canonical(matrix: Any) -> sp.csr_array:
     """Return `matrix` as (U, I) float32 csr_array with sorted indices, no duplicates and no stored zeros.
 
     A matrix that already is all of that is returned as it is; the caller's matrix is never changed.
-    Raises DataError for a matrix that is not two-dimensional or holds NaN or infinite numbers.
+    Raises DataError for what is no matrix of two dimensions, has no items, or holds NaN or infinite numbers.
     """
-    if getattr(matrix, "ndim", 2) != 2:
-        raise DataError(f"an interaction matrix has two dimensions (users, items), not {matrix.ndim}")
-    result = sp.csr_array(matrix, dtype=np.float32)
-    shares_memory = result is matrix or getattr(matrix, "data", None) is result.data
+    try:
+        if np.iscomplexobj(matrix):
+            raise TypeError("its numbers are complex")
+        result = sp.csr_array(matrix, dtype=np.float32)
+    except (TypeError, ValueError, IndexError) as error:
+        raise DataError(f"this {type(matrix).__name__} is no matrix of interactions: {error}") from None
+    if result.ndim != 2:
+        raise DataError(f"an interaction matrix has two dimensions (users, items), not {result.ndim}")
+    if not result.shape[1]:
+        raise DataError("an interaction matrix has at least one item; this one has none")
     if not (result.has_canonical_format and np.all(result.data)):
-        result = result.copy() if shares_memory else result
+        result = result.copy() if _share_memory(matrix, result) else result
         result.sum_duplicates()
         result.eliminate_zeros()
     if not np.isfinite(result.data).all():
         raise DataError("an interaction matrix holds NaN or infinite numbers")
     return result
+
+
+def _share_memory(one: Any, other: sp.csr_array) -> bool:
+    """Tell whether two matrices share an array: a conversion of the numbers alone keeps the indices."""
+    names = ("data", "indices", "indptr")
+    return sp.issparse(one) and any(
+        np.may_share_memory(getattr(one, name, None), getattr(other, name)) for name in names
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +378,17 @@ class Estimating(Protocol):
     """Predicts the needs of a fit from the hyper-parameters and the shape of the data, by formula."""
 
     def __call__(self, model: Any, shape: Shape) -> Estimate: ...
+
+
+@runtime_checkable
+class Shrinkable(Protocol):
+    """A model of which a fit at one size holds every smaller one.
+
+    `shrunk` returns a new model with the size knob at `size`, and that state which a fit with `size` would have given,
+    bit for bit; None is the largest size. Sizes of one run then share a fit: the largest is fitted, the others follow.
+    """
+
+    def shrunk(self, size: Any, context: FitContext) -> Any: ...
 
 
 @runtime_checkable

@@ -46,7 +46,7 @@ def factor_rows(matrix: sp.csr_array, k: int | None, context: FitContext) -> sp.
         lower = factor.L()  # csc
     except cholmod.CholmodNotPositiveDefiniteError as error:
         raise NumericalError(f"CHOLMOD: the matrix is not positive definite ({error})") from None
-    except cholmod.CholmodOutOfMemoryError as error:
+    except (cholmod.CholmodOutOfMemoryError, cholmod.CholmodTooLargeError, MemoryError) as error:
         raise OutOfMemory(f"CHOLMOD ran out of memory ({error}); use fewer neighbors or a smaller max_fill") from None
     del factor, wide
     if not (lower.diagonal() > 0).all():  # an indefinite matrix passes silently in CHOLMOD's simplicial mode

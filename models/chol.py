@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
@@ -27,6 +27,7 @@ from recscale.models._precision import (
 if TYPE_CHECKING:
     import torch
 
+UNPACKED = 1 << 24  # numbers of a packed triangle that are unpacked at once, to be pruned
 Order = Literal["popular", "unpopular", "random", "as-is"]
 
 
@@ -43,9 +44,10 @@ class CHOL(Model):
     With the other factorizations nothing of I*I exists: P is sparse, column j the inverse of the block of X'X + l2 I
     around item j and its nearest `neighbors` by G_ij / sqrt((G_ii + l2) (G_jj + l2)) among those with a user in common
     (Steck 2019, NeurIPS, section 3.2, with an overlap of 0), made symmetric by the mean where both columns have an
-    entry and by the one where one has it. `incomplete` factors A without fill, IC(0), so L L' is A exactly where P has
-    an entry; 40 bytes for each of these. `cholmod` factors A exactly, by CHOLMOD in a fill-reducing order; where L
-    would have more than `max_fill` entries, the weakest of P are left out, with a FitWarning; 40 bytes for each of L.
+    entry (by the smaller where |P_ij| > sqrt(P_ii P_jj), with a FitWarning) and by the one where one has it.
+    `incomplete` factors A without fill, IC(0), so L L' is A exactly where P has an entry; 40 bytes for each of these.
+    `cholmod` factors A exactly, by CHOLMOD in a fill-reducing order; where L would have more than `max_fill` entries,
+    the weakest of P are left out, with a FitWarning; 40 bytes for each of L.
 
     l2: weight of the squared norm of the weights, in interactions, above 0.
     k: entries kept of each embedding, at least 1; None, or I and more, keeps all.
@@ -55,7 +57,8 @@ class CHOL(Model):
     neighbors: of each item, at least 1; where not dense.
     max_fill: entries of the factor before pruning, at least 1; for cholmod.
     order: of the items in the factorisation, but for cholmod: `popular` first (the text of section 3.4), or for
-        comparison `unpopular` first (what the public code does where it sorts), `random`, or `as-is`.
+        comparison `unpopular` first (the public code, where it sorts, begins with those that meet the fewest others),
+        `random`, or `as-is`.
     precision: in which X'X is inverted; A is factored in float32.
     Raises NumericalError if the inverse cannot be trusted in this precision; DataError for input that is no matrix of
     finite numbers, or a history over another number of items; for cholmod MissingExtra and OutOfMemory;
@@ -98,6 +101,8 @@ class CHOL(Model):
         else:
             embeddings = _incomplete.incomplete_rows(shifted, _order(train, self.order, context), context)
             embeddings = embeddings if self.k is None else _embeddings.largest_stored(embeddings, self.k)
+        if self.k is not None and self.k >= prior.size:
+            _warn_of_size(self.k, prior.size)
         return self._set({"embeddings": embeddings, "prior": prior})
 
     def _sparse_precision(self, train: sp.csr_array, context: FitContext) -> sp.csr_array:
@@ -110,7 +115,8 @@ class CHOL(Model):
         nearness = grams.Measure(1.0 / np.sqrt(squares + self.l2), np.zeros(squares.size))
         pattern = grams.sparse_gram(data, nearness, grams.Keep(self.neighbors), context)
         plain = grams.plain(train.shape[1])
-        return grams.united(sparse_inverse(data, plain, pattern, Blocks(self.l2), context))
+        columns = sparse_inverse(data, plain, pattern, Blocks(self.l2), context)
+        return _bounded(grams.united(columns), columns)
 
     def _fit_dense(self, train: sp.csr_array, context: FitContext) -> Self:
         from recscale.models import _embeddings as kernels
@@ -133,9 +139,23 @@ class CHOL(Model):
         with numba_threads(context.n_threads):
             by_rank = kernels.largest_in_rows(triangle, self.k, lower=True)  # (I, I)
         del triangle
-        ranks = np.empty_like(order)
-        ranks[order] = np.arange(n_items, dtype=order.dtype)
-        return self._set({"embeddings": sp.csr_array(by_rank[ranks]), "prior": weights}, device)
+        return self._set({"embeddings": _by_item(by_rank, order), "prior": weights}, device)
+
+    def shrunk(self, size: int | None, context: FitContext = FitContext()) -> Self:
+        """Return the model with k = `size`, from this one with a larger k."""
+        from recscale.models import _embeddings as kernels
+        from recscale.models._compiled import numba_threads
+
+        smaller, prior = replace(self, k=size), self.state_["prior"]
+        if size is None or size >= prior.size:
+            return smaller._set(self.state_)
+        if "embeddings" in self.state_:
+            embeddings = kernels.largest_stored(self.state_["embeddings"], size)
+        else:
+            with numba_threads(context.n_threads):
+                by_rank = _largest_in_packed(self.state_["triangle"], prior.size, size)
+            embeddings = _by_item(by_rank, self.state_["order"])
+        return smaller._set({"embeddings": embeddings, "prior": prior})
 
     def _set(self, state: Mapping[str, Array], device: torch.device | None = None) -> Self:
         self.state_ = dict(state)
@@ -169,9 +189,31 @@ class CHOL(Model):
         return self._set(state)
 
 
+def _bounded(matrix: sp.csr_array, columns: sp.csr_array) -> sp.csr_array:
+    """Return the symmetric `matrix`, the mean of `columns` and its transpose, without entries that cannot be.
+
+    Where |P_ij| > sqrt(P_ii P_jj) the two blocks tell of different worlds (of items that are sums of others, one block
+    has all the parts and the other has not), and the smaller of their two entries is taken, with a FitWarning.
+    """
+    root = np.sqrt(matrix.diagonal())
+    rows = np.repeat(np.arange(root.size), np.diff(matrix.indptr))
+    wrong = np.flatnonzero(np.abs(matrix.data) > (1 + 1e-5) * root[rows] * root[matrix.indices])
+    if wrong.size:
+        i, j = rows[wrong], matrix.indices[wrong]
+        both = np.stack([np.asarray(columns[i, j]), np.asarray(columns[j, i]), root[i] * root[j]])
+        least = np.where(both == 0, np.inf, np.abs(both)).min(axis=0)
+        matrix.data[wrong] = np.sign(matrix.data[wrong]) * least
+        warnings.warn(
+            f"{wrong.size} entries of the sparse precision matrix were larger than its diagonal allows, and reduced",
+            FitWarning,
+            stacklevel=2,
+        )
+    return matrix
+
+
 def _warn_of_size(k: int | None, n_items: int) -> None:
     if k is not None:
-        warnings.warn(f"k={k} prunes nothing of {n_items} items: the whole triangle is kept", FitWarning, stacklevel=3)
+        warnings.warn(f"k={k} prunes nothing of {n_items} items: all is kept", FitWarning, stacklevel=3)
 
 
 def _order(train: sp.csr_array, order: Order, context: FitContext) -> NDArray[np.int32]:
@@ -183,6 +225,26 @@ def _order(train: sp.csr_array, order: Order, context: FitContext) -> NDArray[np
         return context.rng().permutation(n_items).astype(np.int32)
     counts = np.bincount(train.indices, minlength=n_items)
     return np.argsort(-counts if order == "popular" else counts, kind="stable").astype(np.int32)
+
+
+def _by_item(by_rank: sp.csr_array, order: NDArray[np.int32]) -> sp.csr_array:
+    """Return the rows in the order of the items, where row r is that of item order[r]."""
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(order.size, dtype=order.dtype)
+    return sp.csr_array(by_rank[ranks])
+
+
+def _largest_in_packed(triangle: NDArray[np.float32], n_items: int, n_kept: int) -> sp.csr_array:
+    """Return the `n_kept` entries of largest magnitude in each row of a packed lower triangle, as csr_array (I, I)."""
+    from recscale.models import _embeddings as kernels
+
+    parts, height = [], max(1, min(n_items, UNPACKED // n_items))
+    for first in range(0, n_items, height):
+        block = np.zeros((min(height, n_items - first), n_items), np.float32)
+        for row, target in enumerate(block, start=first):
+            target[: row + 1] = triangle[row * (row + 1) // 2 : (row + 1) * (row + 2) // 2]
+        parts.append(kernels.largest_in_rows(block, n_kept, lower=False))
+    return sp.csr_array(sp.vstack(parts, format="csr"))
 
 
 def _reordered(train: sp.csr_array, order: NDArray[np.int32]) -> sp.csr_array:

@@ -85,7 +85,9 @@ class SANSA(Model):
             return self._set(self._local_embeddings(gram, data, nearness, context))
         del data
         n_items = train.shape[1]
-        n_kept = n_items * n_items if self.k is None else (self.k - 1) * n_items  # below the diagonal
+        n_kept = n_items * n_items if self.k is None else (min(self.k, n_items) - 1) * n_items  # below the diagonal
+        if self.k is not None and self.k >= n_items:
+            warnings.warn(f"k={self.k} prunes nothing of {n_items} items: all is kept", FitWarning, stacklevel=2)
         lower, diagonal, order = self._factor(_regularised(gram, self.l2), n_kept, context)
         del gram
         inverse = self._inverse(lower, n_kept, context)

@@ -103,8 +103,8 @@ def _package() -> Any:
     root.addHandler(quiet)  # the package would set up logging for the whole process
     try:
         import sansa
-    except ImportError:
-        raise MissingExtra("sansa", "peers") from None
+    except ImportError as error:
+        raise MissingExtra((error.name or "sansa").partition(".")[0], "peers") from None
     finally:
         root.removeHandler(quiet)
     return sansa
@@ -161,6 +161,8 @@ def _translated(fit: Callable[[], Any]) -> None:
         raise OutOfMemory(f"CHOLMOD's factor is too large for its indices ({error}); use factorization=icf") from None
     except cholmod.CholmodOutOfMemoryError as error:
         raise OutOfMemory(f"CHOLMOD ran out of memory ({error}); use factorization=icf") from None
+    except IndexError as error:  # of numpy's reduceat, where the last columns of a matrix are empty
+        raise NumericalError(f"the package cannot take a matrix that it has thinned out so far ({error})") from None
 
 
 def estimate(model: SANSAPackage, shape: Shape) -> Estimate:

@@ -168,3 +168,21 @@ def test_without_the_extra_the_reason_is_given(monkeypatch):
 
     with pytest.raises(MissingExtra, match=r"pip install 'recscale\[cholmod\]'"):
         CHOL(factorization="cholmod").fit(random_train())
+
+
+@pytest.mark.parametrize("factorization", ["incomplete", "cholmod"])
+def test_an_item_that_is_the_sum_of_others_does_not_blow_up_the_scores(factorization):
+    if factorization == "cholmod":
+        pytest.importorskip("sksparse")
+    rng = np.random.default_rng(0)
+    rows = (rng.random((6000, 200)) < 0.05).astype(np.float32)
+    chosen, half = rng.random(6000) < 0.2, rng.random(6000) < 0.5
+    rows[:, 5], rows[:, 6] = chosen & half, chosen & ~half  # no user in common
+    rows[:, 7] = chosen
+    train = sp.csr_array(rows)
+    largest = np.abs(np.where(rows > 0, 0, EASE(l2=1.0, precision="float64").fit(train).score(train))).max()
+
+    with pytest.warns(FitWarning, match="larger than its diagonal allows"):
+        model = CHOL(l2=1.0, k=None, factorization=factorization).fit(train)
+
+    assert np.abs(np.where(rows > 0, 0, model.score(train))).max() < 3 * largest  # with the plain mean 170 times

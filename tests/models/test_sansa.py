@@ -246,6 +246,14 @@ def test_auto_keeps_the_whole_of_a_small_matrix_and_two_hundred_neighbours_of_a_
     assert not np.array_equal(auto, few)
 
 
+def test_a_size_above_the_number_of_items_keeps_all_and_says_so():
+    train = random_train()
+    with pytest.warns(FitWarning, match="prunes nothing of 90 items"):
+        huge = SANSA(l2=20.0, k=10**18).fit(train)
+
+    np.testing.assert_array_equal(huge.score(train), SANSA(l2=20.0, k=None).fit(train).score(train))
+
+
 def test_a_matrix_that_is_kept_whole_is_factored_in_silence():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from recscale.errors import FitWarning, MissingExtra
+from recscale.errors import FitWarning, MissingExtra, NumericalError
 from recscale.models.ease import EASE
 from recscale.models.sansa_package import SANSAPackage
 
@@ -80,5 +80,18 @@ def test_a_raised_diagonal_is_told_and_logging_is_left_as_it_was():
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sansa", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'recscale\[peers\]'"):
+    with pytest.raises(MissingExtra, match=r"sansa is not installed; .*pip install 'recscale\[peers\]'"):
         SANSAPackage().fit(random_train())
+
+
+def test_without_what_the_package_needs_that_is_named(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sansa"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sksparse", None)
+    with pytest.raises(MissingExtra, match=r"sksparse is not installed; .*recscale\[peers\]"):
+        SANSAPackage().fit(random_train())
+
+
+def test_a_matrix_that_the_package_cannot_take_is_an_error_of_one_line():
+    with pytest.raises(NumericalError, match="the package cannot take"):
+        SANSAPackage(k=2, l2=1e30).fit(random_train())
