@@ -163,7 +163,7 @@ def legend_of(panels: Sequence[Panel]) -> list[Line2D]:
     handles = []
     for model in (name for name in styles if name in drawn | failed):
         style = styles[model]
-        marker, line = (style.marker, "-") if model in drawn else ("x", "")
+        marker, line = (style.marker, style.line) if model in drawn else ("x", "")
         name = shortened(model, 28)
         # A leading underscore hides an entry of a legend; a space of no width in front of it shows it.
         name = f"\N{ZERO WIDTH SPACE}{name}" if name.startswith("_") else name

@@ -21,6 +21,7 @@ COLOURS = (
     "#d9536f",
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "<")  # 7 and 10 have no common divisor: 70 different pairs
+LINES = ("-", "--", ":")  # for the first ten models, the second ten, ...
 # For what has an order: hue and lightness change together, lightness only upwards (L* 44 to 63), so that the order is
 # seen in grey and by the colour-blind too; each colour has 2.8 : 1 or more against white and against #0d1117.
 RAMP = ("#6f4be0", "#b141b0", "#d9536f", "#db8420")
@@ -33,13 +34,14 @@ class Style:
 
     colour: str
     marker: str
+    line: str = "-"
 
 
 def styles(models: Iterable[str]) -> dict[str, Style]:
     """Return a style for each model, by its place among the sorted names; all different up to 70 models."""
     return {
-        model: Style(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
-        for index, model in enumerate(sorted(set(models)))
+        model: Style(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i // len(COLOURS) % len(LINES)])
+        for i, model in enumerate(sorted(set(models)))
     }
 
 

@@ -143,6 +143,7 @@ def draw_panel(axes: Axes, strip: Axes | None, panel: Panel, *, emphasis: bool) 
             *zip(*line.points, strict=True),
             color=style.colour,
             marker=style.marker,
+            ls=style.line,
             ms=7.0 * scale,
             lw=1.9 * scale,
             mew=0,

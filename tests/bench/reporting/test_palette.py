@@ -16,6 +16,7 @@ def test_thirty_models_look_different():
     found = styles(f"model_{i}" for i in range(30))
 
     assert len(set(found.values())) == 30
+    assert len({(style.colour, style.line) for style in found.values()}) == 30  # by the lines alone, too
 
 
 def test_a_look_depends_on_the_names_and_not_on_their_order():
