@@ -176,10 +176,12 @@ def _read(losses: list[torch.Tensor], before: list[float], step: int) -> list[fl
     values = torch.stack(losses).tolist()
     for place, value in enumerate(values):
         if not math.isfinite(value):
-            last = ([*before, *values[:place]] or [math.nan])[-1]
+            known = [*before, *values[:place]]
+            if not known:
+                raise NumericalError(f"the loss is {value} at the first step: look at the numbers of the matrix")
             raise NumericalError(
-                f"the loss became {value} at step {step - len(values) + place + 2}, the one before was {last:.6g}; "
-                "lower the learning rate"
+                f"the loss became {value} at step {step - len(values) + place + 2}, the one before was {known[-1]:.6g};"
+                " lower the learning rate"
             )
     return [float(value) for value in values]
 

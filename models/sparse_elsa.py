@@ -23,7 +23,7 @@ class SparseELSA(Model):
     """Score an item by the cosines of its sparse embedding with those of the history.
 
     s_u = x_u (A A' - I) as in ELSA, but with k of the D entries of each row of A kept (Vancura, Spisak, Alves and Peska
-    2026, WWW, "Efficient Learning of Sparse Representations from Interactions"; built from the text). Before epoch e,
+    2026, WWW, "Efficient Learning of Sparse Representations from Interactions"; from the text alone). Before epoch e,
     each row keeps its D (k / D)^(e / P) entries of largest magnitude, P the epochs of pruning; what is pruned stays so.
     With k = D it is ELSA with D factors.
 
@@ -48,12 +48,15 @@ class SparseELSA(Model):
     batch_size: Annotated[int, Meta(ge=1)] = 256
     patience: Annotated[int, Meta(ge=1)] | None = 5
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k > self.dimensions:
+            raise UsageError(f"sparse_elsa: k={self.k} is above dimensions={self.dimensions}; keep at most all of them")
+
     def fit(self, train: sp.csr_array, context: FitContext = FitContext()) -> Self:
         """Train and prune the embeddings on the rows of `train` (U, I) that are not empty."""
         import torch
 
-        if self.k > self.dimensions:
-            raise UsageError(f"sparse_elsa: k={self.k} is above dimensions={self.dimensions}; keep at most all of them")
         train = canonical(train)
         train = train[np.flatnonzero(np.diff(train.indptr))]
         n_users, n_items = train.shape

@@ -128,7 +128,7 @@ def test_a_deadline_stops_the_fit():
 
 def test_more_entries_than_dimensions_are_an_error():
     with pytest.raises(UsageError, match="k=20 is above dimensions=16; keep at most all of them"):
-        SparseELSA(k=20, dimensions=16).fit(planted_board(0).train, ALONE)
+        SparseELSA(k=20, dimensions=16)  # before a job is planned
 
 
 @pytest.mark.parametrize("options", [{"k": 0}, {"dimensions": 0}, {"pruning_epochs": 0}])

@@ -226,6 +226,14 @@ def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_checkpoint(tmp_p
     assert torch.load(tmp_path / "c.pt", weights_only=True)["standing"]["epochs"] == 1
 
 
+def test_a_first_loss_that_is_not_finite_is_not_blamed_on_the_learning_rate():
+    learner = regression()
+    bad = Learner(learner.module, learner.optimiser, lambda b: learner.loss(b) * np.nan, learner.score)
+
+    with pytest.raises(NumericalError, match="the loss is nan at the first step: look at the numbers of the matrix"):
+        train_module(bad, plan(), FitContext(n_threads=1))
+
+
 def test_scores_that_are_not_finite_are_an_error():
     learner = regression(score=lambda history: torch.full(history.shape, torch.nan))
 
