@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from recscale import _state
 from recscale._parameters import convert_fields
-from recscale.errors import DataError, DeadlineExceeded, ModelError
+from recscale.errors import DataError, DeadlineExceeded, ModelError, NotFitted
 
 if TYPE_CHECKING:
     import torch
@@ -197,6 +197,12 @@ class Model(Options, ABC):
     Hyper-parameters are dataclass fields with `Annotated[..., msgspec.Meta(gt=0)]` ranges; what `fit` learns
     is set on attributes that end in an underscore.
     """
+
+    def __getattr__(self, name: str) -> Any:
+        """Say that a model was not fitted, where an attribute that `fit` sets is asked for. Raises NotFitted."""
+        if name.endswith("_") and not name.startswith("_"):
+            raise NotFitted(f"this {type(self).__name__} is not fitted: call fit, or load_state, first")
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     @abstractmethod
     def fit(self, train: sp.csr_array, context: FitContext = FitContext()) -> Self:

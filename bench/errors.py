@@ -45,6 +45,10 @@ class ModelError(RecscaleError):
     """A model broke the contract: wrong shape, NaN scores, a state that does not load."""
 
 
+class NotFitted(ModelError, AttributeError):
+    """A model was asked for what only a fit gives it."""
+
+
 class FitWarning(UserWarning):
     """What a reader of a result must know of its fit: a hyper-parameter that had to be changed, and to what.
 

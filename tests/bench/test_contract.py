@@ -6,7 +6,7 @@ import scipy.sparse as sp
 
 import recscale
 from recscale.contract import canonical
-from recscale.errors import DataError, UsageError
+from recscale.errors import DataError, NotFitted, UsageError
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,16 @@ def test_an_option_that_float32_cannot_hold_is_refused(value):
         recscale.model("chol", l2=value)
     with pytest.raises(UsageError, match=r"l2=.*does not fit"):
         recscale.model("slim", l2=value)
+
+
+@pytest.mark.parametrize("name", ["popularity", "ease", "chol", "sansa", "elsa", "gf_cf", "item_knn"])
+def test_a_model_that_is_not_fitted_says_so(name):
+    model = recscale.model(name)
+
+    with pytest.raises(NotFitted, match="is not fitted: call fit, or load_state, first"):
+        model.score(sp.csr_array((2, 5), dtype=np.float32))
+    with pytest.raises(NotFitted):
+        model.size()
+    assert not hasattr(model, "weights_")
+    with pytest.raises(AttributeError, match="no attribute 'wieghts'"):
+        model.wieghts  # noqa: B018
