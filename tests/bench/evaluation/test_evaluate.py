@@ -107,6 +107,23 @@ def test_memory_beyond_the_scores_does_not_grow_with_the_number_of_users(held_ou
     assert peak < scores.nbytes
 
 
+def test_a_batch_of_a_large_catalogue_still_has_sixty_four_users():
+    n_users, n_items = 150, 200_000
+    held_out = HeldOut(
+        sp.csr_array((np.ones(n_users, np.float32), (range(n_users), range(n_users))), (n_users, n_items)),
+        sp.csr_array((np.ones(n_users, np.float32), (range(n_users), range(1, n_users + 1))), (n_users, n_items)),
+    )
+    seen = []
+
+    def score(history):
+        seen.append(history.shape[0])
+        return np.zeros(history.shape, np.float32)
+
+    evaluate(score, held_out, ["mrr"])
+
+    assert seen == [64, 64, 22]
+
+
 def test_progress_counts_users_up_to_all_of_them(model, held_out):
     seen = []
 
