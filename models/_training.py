@@ -176,13 +176,11 @@ def _read(losses: list[torch.Tensor], before: list[float], step: int) -> list[fl
     values = torch.stack(losses).tolist()
     for place, value in enumerate(values):
         if not math.isfinite(value):
-            known = [*before, *values[:place]]
-            if not known:
+            at, known = step - len(values) + place + 2, [*before, *values[:place]]
+            if at == 1:
                 raise NumericalError(f"the loss is {value} at the first step: look at the numbers of the matrix")
-            raise NumericalError(
-                f"the loss became {value} at step {step - len(values) + place + 2}, the one before was {known[-1]:.6g};"
-                " lower the learning rate"
-            )
+            last = f", the one before was {known[-1]:.6g}" if known else ""
+            raise NumericalError(f"the loss became {value} at step {at}{last}; lower the learning rate")
     return [float(value) for value in values]
 
 

@@ -50,7 +50,7 @@ class ELFM(Model):
     is no matrix of finite numbers or a history over another number of items, DeadlineExceeded between two steps.
     """
 
-    n_clusters: Annotated[int, Meta(ge=1)] = 512
+    n_clusters: Annotated[int, Meta(ge=1)] = 128
     factors: Annotated[int, Meta(ge=1)] = 64
     l1: Annotated[float, Meta(ge=0)] = 1e-6
     loss: Literal["softmax", "ratio"] = "softmax"

@@ -100,7 +100,8 @@ class _Trial:
     @property
     def context(self) -> FitContext:
         device = self.spec.devices[0] if self.spec.devices and "cpu" not in self.spec.devices else "cpu"
-        return FitContext(device=device, seed=self.seed + 1, n_threads=min(2, os.cpu_count() or 1))
+        # one thread: on so small a board two of torch's wait for each other, 37 times as long on a busy machine
+        return FitContext(device=device, seed=self.seed + 1, n_threads=1)
 
     def fit(self, **options: Any) -> Model:
         return self.spec.model(**options).fit(self.board.train, self.context)
