@@ -223,7 +223,7 @@ def test_a_thousand_records_stay_small(sized_record, record, tmp_path):
 
     written = write_report(records, tmp_path)
 
-    assert sum(path.stat().st_size for path in written) < 11_000_000
+    assert sum(path.stat().st_size for path in written) < 10_000_000
 
 
 def test_no_records_are_a_usage_error_and_nothing_is_written(tmp_path):
