@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -158,7 +158,11 @@ def _no_log(name: str, step: int, value: float) -> None:
 
 @dataclass(frozen=True)
 class FitContext:
-    """All that a model may know of its surroundings. `deadline` is a reading of `time.monotonic()`."""
+    """All that a model may know of its surroundings.
+
+    `deadline` is a reading of `time.monotonic()`. `checkpoint` is a file, in a folder that exists, where a long
+    training may keep what it needs to go on after a kill; whoever names it deletes it.
+    """
 
     device: str = "cpu"
     seed: int = 0
@@ -166,6 +170,7 @@ class FitContext:
     deadline: float | None = None
     log: Callable[[str, int, float], None] = _no_log
     validation: HeldOut | None = None
+    checkpoint: Path | None = None
 
     def rng(self) -> np.random.Generator:
         """Return a new generator, always the same for the same seed."""
@@ -384,39 +389,3 @@ class Estimating(Protocol):
     """Predicts the needs of a fit from the hyper-parameters and the shape of the data, by formula."""
 
     def __call__(self, model: Any, shape: Shape) -> Estimate: ...
-
-
-@runtime_checkable
-class Shrinkable(Protocol):
-    """A model of which a fit at one size holds every smaller one.
-
-    `shrunk` returns a new model with the size knob at `size`, and that state which a fit with `size` would have given,
-    bit for bit; None is the largest size. Sizes of one run then share a fit: the largest is fitted, the others follow.
-    """
-
-    def shrunk(self, size: Any, context: FitContext) -> Any: ...
-
-
-@runtime_checkable
-class Incremental(Protocol):
-    """A model that keeps a small state for each user and updates it item by item."""
-
-    def user_state(self, history: sp.csr_array) -> Any: ...
-    def add(self, state: Any, items: NDArray[np.int64]) -> Any: ...
-    def remove(self, state: Any, items: NDArray[np.int64]) -> Any: ...
-    def score_state(self, state: Any) -> Scores: ...
-
-
-@runtime_checkable
-class CoClustered(Protocol):
-    """A model with overlapping co-clusters of users and items."""
-
-    def item_affinity(self) -> NDArray[np.float32]: ...  # (I, N)
-    def user_affinity(self, history: sp.csr_array) -> NDArray[np.float32]: ...  # (B, N)
-
-
-@runtime_checkable
-class Updatable(Protocol):
-    """A model that takes in new interactions without starting again."""
-
-    def partial_fit(self, train: sp.csr_array, context: FitContext) -> Any: ...

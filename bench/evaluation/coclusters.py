@@ -22,7 +22,8 @@ import scipy.sparse as sp
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from recscale.contract import CoClustered, HeldOut, Options, canonical
+from recscale.abilities import CoClustered
+from recscale.contract import HeldOut, Options, canonical
 from recscale.errors import DataError, UsageError
 from recscale.evaluation._coclusters import (
     N_TOP,

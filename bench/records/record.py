@@ -24,6 +24,15 @@ class Phase(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     energy_joules: float | None = None
 
 
+class CoClusterExample(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A co-cluster to which a test user belongs, by the names of its first items."""
+
+    user: int  # row of the test part
+    cluster: int
+    affinity: float
+    items: list[str]
+
+
 class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One job: what was asked, what came of it, and what it cost."""
 
@@ -80,6 +89,12 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ranking_seconds: float | None = None  # and that of ranking and metrics
     latency_median_seconds: float | None = None
     latency_p99_seconds: float | None = None
+    update_median_seconds: float | None = None  # from one more item of a user to the new scores of the catalogue
+    update_p99_seconds: float | None = None
+    state_update_median_seconds: float | None = None  # of that, to update the state of the user, where there is one
+    coclusters: dict[str, float] = {}  # by name: what evaluation.coclusters measures
+    cocluster_source: Literal["model", "clustering"] | None = None  # its own, or k-means over its vectors
+    cocluster_examples: list[CoClusterExample] = []
     peak_rss_bytes: int | None = None  # over all phases; for a failed job, as far as it got
     memory_method: str | None = None  # how peaks were taken: vmhwm or sampled
     energy_sources: list[str] = []  # what energy_joules covers: cpu, gpu

@@ -12,7 +12,8 @@ import yaml
 
 from recscale import registry
 from recscale._parameters import build
-from recscale.contract import Model, ModelSpec, Shape, Shrinkable
+from recscale.abilities import Shrinkable
+from recscale.contract import Model, ModelSpec, Shape
 from recscale.errors import Skipped, UnknownName, UsageError
 from recscale.evaluation.metrics import DEFAULT_METRICS, metric
 from recscale.measuring.budget import Budget, parse_bytes, parse_seconds
@@ -119,15 +120,17 @@ def expand(suite: Suite, data: Data, prepared: Prepared) -> list[Job]:
                     plugins=suite.plugins,
                     estimated_peak_bytes=estimate.peak_bytes if estimate else None,
                     estimated_model_bytes=estimate.model_bytes if estimate else None,
-                    family=_family(spec, model, f"{data.text} {data.protocol_text} {seed} on {device}"),
+                    family=_family(spec, model, f"{data.text} {data.protocol_text} {seed}")
+                    if device == "cpu"
+                    else None,
                 )
             )
     return jobs
 
 
 def _family(spec: ModelSpec, model: Model, run: str) -> str | None:
-    """Return what the sizes have in common that can share a fit; None if they cannot: what is loaded is on the CPU."""
-    if spec.size_knob is None or not isinstance(model, Shrinkable) or not run.endswith(" on cpu"):
+    """Return what sizes have in common that can share a fit (on the CPU: there models are loaded); None if they cannot."""
+    if spec.size_knob is None or not isinstance(model, Shrinkable):
         return None
     parameters = model.parameters()
     size = parameters.pop(spec.size_knob)

@@ -25,7 +25,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from recscale.contract import Choice, FitContext, Model, ModelSpec, Range, Shape, Shrinkable
+from recscale.abilities import Shrinkable
+from recscale.contract import Choice, FitContext, Model, ModelSpec, Range, Shape
 from recscale.errors import DeadlineExceeded, ModelError, Skipped, UsageError
 from recscale.testing.board import Board, placement, planted_board
 

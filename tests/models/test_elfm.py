@@ -6,7 +6,8 @@ import scipy.sparse as sp
 
 torch = pytest.importorskip("torch")
 
-from recscale.contract import CoClustered, FitContext, HeldOut, Incremental  # noqa: E402
+from recscale.abilities import CoClustered, Incremental  # noqa: E402
+from recscale.contract import FitContext, HeldOut  # noqa: E402
 from recscale.errors import DataError, DeadlineExceeded, NumericalError, UsageError  # noqa: E402
 from recscale.evaluation.coclusters import recovery  # noqa: E402
 from recscale.models import _sampled_loss  # noqa: E402

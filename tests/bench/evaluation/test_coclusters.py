@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from recscale.contract import CoClustered, HeldOut
+from recscale.abilities import CoClustered
+from recscale.contract import HeldOut
 from recscale.datasets.planted import PlantedCoClusters
 from recscale.errors import DataError, UnknownName, UsageError
 from recscale.evaluation import _coclusters, coclusters

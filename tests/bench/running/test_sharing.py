@@ -7,8 +7,10 @@ import recscale
 from recscale.records.store import Store
 
 
-def reference(data_file):
-    return {"file": {"path": str(data_file)}}
+def run(data_file, store, *models, **suite):
+    """Run models on the file into a store, and return the records."""
+    data = {"file": {"path": str(data_file)}}
+    return recscale.run(data, models=list(models), store=store, progress=False, **suite)
 
 
 @pytest.fixture
@@ -77,13 +79,7 @@ def fits(log):
 
 
 def test_the_largest_size_is_fitted_and_the_others_follow_from_it(tmp_path, data_file, shrinkable, log):
-    frame = recscale.run(
-        reference(data_file),
-        models=["shrinks[k=2,none,3]"],
-        plugins=[shrinkable],
-        store=tmp_path / "s",
-        progress=False,
-    )
+    frame = run(data_file, tmp_path / "s", "shrinks[k=2,none,3]", plugins=[shrinkable])
 
     assert fits(log) == ["fit None", "shrunk None to 3", "shrunk None to 2"]
     small, whole, middle = (frame.iloc[i] for i in range(3))  # in the order written
@@ -99,9 +95,9 @@ def test_the_largest_size_is_fitted_and_the_others_follow_from_it(tmp_path, data
 
 def test_what_is_shrunk_is_what_a_fit_of_its_own_would_be(tmp_path, data_file):
     models = ["ease[l2=5,k=3,none,6]", "popularity", "ease[l2=9,k=3]"]
-    shared = recscale.run(reference(data_file), store=tmp_path / "one", progress=False, models=models)
+    shared = run(data_file, tmp_path / "one", *models)
     alone = [
-        recscale.run(reference(data_file), store=tmp_path / f"{number}", progress=False, models=[model])
+        run(data_file, tmp_path / f"{number}", model)
         for number, model in enumerate(
             ["ease[l2=5,k=3]", "ease[l2=5]", "ease[l2=5,k=6]", "popularity", "ease[l2=9,k=3]"]
         )
@@ -119,33 +115,20 @@ def test_what_is_shrunk_is_what_a_fit_of_its_own_would_be(tmp_path, data_file):
 
 
 def test_what_was_fitted_before_is_not_fitted_again_for_the_sake_of_smaller_sizes(tmp_path, data_file, shrinkable, log):
-    for models in (["shrinks"], ["shrinks[k=1,2,none]"]):
-        recscale.run(reference(data_file), models=models, plugins=[shrinkable], store=tmp_path / "s", progress=False)
+    for model in ("shrinks", "shrinks[k=1,2,none]"):
+        run(data_file, tmp_path / "s", model, plugins=[shrinkable])
 
     assert fits(log) == ["fit None", "fit 2", "shrunk 2 to 1"]
 
 
 def test_a_size_above_the_number_of_items_gives_its_fit_to_nobody(tmp_path, data_file, shrinkable, log):
-    recscale.run(
-        reference(data_file),
-        models=["shrinks[k=1,2,5000]"],
-        plugins=[shrinkable],
-        store=tmp_path / "s",
-        progress=False,
-    )
+    run(data_file, tmp_path / "s", "shrinks[k=1,2,5000]", plugins=[shrinkable])
 
     assert fits(log) == ["fit 5000", "fit 2", "shrunk 2 to 1"]
 
 
 def test_the_fit_that_was_shared_counts_against_the_time_limit(tmp_path, data_file, shrinkable, monkeypatch):
     monkeypatch.setenv("SLOW", "30")
-    frame = recscale.run(
-        reference(data_file),
-        models=["shrinks[k=1,none]"],
-        plugins=[shrinkable],
-        store=tmp_path / "s",
-        progress=False,
-        timeout=4,
-    )
+    frame = run(data_file, tmp_path / "s", "shrinks[k=1,none]", plugins=[shrinkable], timeout=4)
 
     assert frame["status"].tolist() == ["timeout", "ok"]
