@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from recscale import _state
 from recscale._parameters import convert_fields
+from recscale.checkpoint import Checkpoint
 from recscale.errors import DataError, DeadlineExceeded, ModelError, NotFitted
 
 if TYPE_CHECKING:
@@ -160,8 +161,8 @@ def _no_log(name: str, step: int, value: float) -> None:
 class FitContext:
     """All that a model may know of its surroundings.
 
-    `deadline` is a reading of `time.monotonic()`. `checkpoint` is a file, in a folder that exists, where a long
-    training may keep what it needs to go on after a kill; whoever names it deletes it.
+    `deadline` is a reading of `time.monotonic()`; `checkpoint` is where a long training may keep what it needs to go on
+    after a kill.
     """
 
     device: str = "cpu"
@@ -170,7 +171,7 @@ class FitContext:
     deadline: float | None = None
     log: Callable[[str, int, float], None] = _no_log
     validation: HeldOut | None = None
-    checkpoint: Path | None = None
+    checkpoint: Checkpoint | None = None
 
     def rng(self) -> np.random.Generator:
         """Return a new generator, always the same for the same seed."""

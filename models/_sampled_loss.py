@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from recscale.contract import FitContext
+from recscale.contract import FitContext, Model
 from recscale.errors import UsageError
 from recscale.models._training import Batch, Learner, Plan, describe, train_module
 
@@ -21,12 +22,21 @@ SMALLEST = 1e-8  # added to a score in the ratio, whose logarithm does not exist
 
 
 class Task(NamedTuple):
-    """One step: what each user of a batch is known by, what is to be found, and among what."""
+    """One step: what each user of a batch, or of a part of it, is known by, what is to be found, and among what."""
 
     known: sp.csr_array  # (B, I) the rows of the batch without the hidden items
     hidden: NDArray[np.int64]  # (B,) one item of each row
     pool: NDArray[np.int64]  # (S,) random items, all different, the same for all users
     taken: tuple[NDArray[np.int64], NDArray[np.int64]]  # user and place in the pool of items that are in a row
+    share: float = 1.0  # of the whole batch
+
+    def part(self, users: slice) -> Task:
+        """Return the task of some of the users, among the same pool."""
+        first, last = users.start, users.stop
+        mine = (self.taken[0] >= first) & (self.taken[0] < last)
+        taken = self.taken[0][mine] - first, self.taken[1][mine]
+        share = (last - first) / self.known.shape[0]
+        return Task(self.known[users], self.hidden[users], self.pool, taken, share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,10 @@ class Target:
     alpha_as: Literal["label_smoothing", "scale"]
 
     def __call__(self, hidden: torch.Tensor, pool: torch.Tensor, task: Task) -> torch.Tensor:
-        """Return the mean loss over users from scores of the hidden items (B,) and of the pool (B, S)."""
+        """Return the loss from scores of the hidden items (B,) and of the pool (B, S).
+
+        It is the mean over users, or the share of these users in that of the whole batch.
+        """
         import torch
 
         users, places = (torch.as_tensor(part, device=pool.device) for part in task.taken)
@@ -55,9 +68,9 @@ class Target:
             total = (scores * allowed).sum(1, keepdim=True)
             logs = (scores + SMALLEST).log() - (total + SMALLEST * allowed.sum(1, keepdim=True)).log()
         if self.alpha_as == "scale":
-            return -self.alpha * logs[:, 0].mean()
+            return -self.alpha * task.share * logs[:, 0].mean()
         spread = torch.where(allowed, logs, 0).sum(1) / allowed.sum(1)
-        return -((1 - self.alpha) * logs[:, 0] + self.alpha * spread).mean()
+        return -task.share * ((1 - self.alpha) * logs[:, 0] + self.alpha * spread).mean()
 
 
 def trainable(train: sp.csr_array) -> sp.csr_array:
@@ -103,25 +116,46 @@ class Trainer(Protocol):
         """Return further figures to log."""
 
 
-def train_to_find(model: Any, trainer: Trainer, context: FitContext) -> None:
-    """Train as section 4.4 of the paper of ELFM, by the options of `model` of the same names as ELFM's.
+@dataclass(kw_only=True)
+class TrainedToFind(Model):
+    """What ELFM and its ablation share: the options of their training, and the training.
 
-    Adam, its rate a tenth after every `step_epochs`, and the MRR of the validation users to tell when to end.
+    alpha: from 0 to 1, and what it is: `alpha_as` `label_smoothing`, as the text says, or `scale`, as printed.
+    n_negatives: items of a draw, at least 1.
+    learning_rate: of Adam, above 0; divided by 10 after every `step_epochs`.
+    epochs: passes over the users, at least 1.
+    batch_size: users of a step, at least 1.
+    patience: epochs without a better MRR of the validation users after which training ends; None goes to the end.
     """
-    import torch
 
-    from recscale.models._compiled import numba_threads
+    alpha: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    alpha_as: Literal["label_smoothing", "scale"] = "label_smoothing"
+    n_negatives: Annotated[int, Meta(ge=1)] = 1000
+    learning_rate: Annotated[float, Meta(gt=0)] = 0.01
+    epochs: Annotated[int, Meta(ge=1)] = 150
+    step_epochs: Annotated[int, Meta(ge=1)] = 50
+    batch_size: Annotated[int, Meta(ge=1)] = 1024
+    patience: Annotated[int, Meta(ge=1)] | None = 20
 
-    optimiser = torch.optim.Adam(trainer.module.parameters(), lr=model.learning_rate)
-    identity = describe(model, trainer.rows)
-    plan = Plan(trainer.rows.shape[0], model.epochs, model.batch_size, identity, model.patience, measure="mrr")
-    learner = Learner(
-        trainer.module,
-        optimiser,
-        trainer.loss,
-        trainer.score,
-        rate=lambda epochs: 0.1 ** (epochs // model.step_epochs),
-        gauges=trainer.gauges,
-    )
-    with numba_threads(context.n_threads):
-        train_module(learner, plan, context)
+    def _train(self, trainer: Trainer, context: FitContext) -> None:
+        """Train as section 4.4 of the paper of ELFM: Adam, its rate a tenth after every `step_epochs`.
+
+        The MRR of the validation users tells when to end. Several processes of torch.distributed share the work.
+        """
+        import torch
+
+        from recscale.models._compiled import numba_threads
+
+        rows = trainer.rows
+        plan = Plan(rows.shape[0], self.epochs, self.batch_size, describe(self, rows), self.patience, measure="mrr")
+        learner = Learner(
+            trainer.module,
+            torch.optim.Adam(trainer.module.parameters(), lr=self.learning_rate),
+            trainer.loss,
+            trainer.score,
+            rate=lambda epochs: 0.1 ** (epochs // self.step_epochs),
+            gauges=trainer.gauges,
+            is_parallel=True,
+        )
+        with numba_threads(context.n_threads):
+            train_module(learner, plan, context)

@@ -3,6 +3,9 @@
 A model hands in a `Learner` (what to train and how to tell how good it is) and a `Plan` (how long), and finds its
 module trained afterwards. Every epoch has a random stream of its own, drawn from the seed and the number of the
 epoch: a run that was killed goes on from its last checkpoint to the same bits, without any generator being stored.
+
+Where torch.distributed runs and the model can be trained in parallel, the processes share every batch and the
+validation users, and add up gradients and losses: the result is that of one process up to the order of summation.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from recscale.contract import FitContext, Scores
+from recscale.contract import FitContext, HeldOut, Scores, canonical
 from recscale.errors import NumericalError, UsageError
-from recscale.models._validation import Measure, validation_value
+from recscale.models._parallel import Group
+from recscale.models._validation import Measure, validation_sum
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +35,13 @@ LOSSES_READ_AT_ONCE = 50  # each look at a loss waits for the device
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a loss is asked for: the numbers of some examples, and where the training stands, counted from 0."""
+    """What a loss is asked for: the numbers of some examples, and where the training stands, counted from 0.
+
+    `part` are the examples that are this process's own, all of them where it is alone.
+    """
 
     rows: NDArray[np.int64]
+    part: slice
     epoch: int
     step: int  # over all epochs
     rng: np.random.Generator  # of this epoch; torch's own generators are seeded too
@@ -47,10 +55,11 @@ def _nothing(*_: Any) -> None:
 class Learner:
     """What is trained, on the device where it lies.
 
-    `loss` returns a scalar to go down from; one without a graph has written the gradients itself. `score` ranks
-    histories (B, I) for the validation. `rate` is the factor of the learning rate after so many epochs, a fraction
-    within one. `before_epoch` may prune, freeze or anneal: after it the tensors have the shapes of that epoch, whatever
-    epochs came before. `after_step` may project; `gauges` are further figures to log after each epoch.
+    `loss` returns a scalar to go down from; one without a graph has written the gradients itself. With `is_parallel` it
+    is the share of `batch.part` in the loss of the whole batch, and whatever it draws is drawn for the whole batch.
+    `score` ranks histories (B, I) for the validation. `rate` is the factor of the learning rate after so many epochs, a
+    fraction within one. `before_epoch` may prune, freeze or anneal: after it the tensors have the shapes of that epoch,
+    whatever epochs came before. `after_step` may project; `gauges` are further figures to log after each epoch.
     Everything that a resumed run needs is a parameter or buffer of `module`, or in the state of `optimiser`.
     """
 
@@ -62,6 +71,12 @@ class Learner:
     before_epoch: Callable[[int], None] = _nothing
     after_step: Callable[[], None] = _nothing
     gauges: Callable[[], Mapping[str, float]] = dict
+    is_parallel: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module lies."""
+        return next(self.module.parameters()).device
 
 
 @dataclass(frozen=True)
@@ -119,31 +134,45 @@ def session(context: FitContext, stream: int = 0) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def train_module(learner: Learner, plan: Plan, context: FitContext, *, checkpoint: Path | None = None) -> None:
+def train_module(learner: Learner, plan: Plan, context: FitContext) -> None:
     """Train the module of `learner` in place, and leave it at its best epoch if there are validation users.
 
-    With a `checkpoint` the training is written there after each epoch, and one that is found there goes on, with the
-    same result as if it had never stopped.
+    With a checkpoint in `context` the training is written there after each epoch that it is due, and one that is found
+    there goes on, with the same result as if it had never stopped.
     Logs `loss`, the validation measure and the gauges of each epoch, and progress at each step.
-    Raises NumericalError for a loss that is not finite (the checkpoint stays at the epoch before), DeadlineExceeded,
-    UsageError for the checkpoint of another training.
+    Raises NumericalError for a loss that is not finite (the checkpoint stays at an epoch before), DeadlineExceeded,
+    UsageError for the checkpoint of another training and for several processes where the model cannot be trained so.
     """
+    group = _group(learner)
     bases = [float(group["lr"]) for group in learner.optimiser.param_groups]
-    identity = _identity(learner, plan, context)
-    standing = _Standing() if checkpoint is None else _resumed(learner, checkpoint, identity)
+    identity, kept = _identity(learner, plan, context), context.checkpoint
+    standing = _Standing() if kept is None else _resumed(learner, kept.path, identity)
+    group.agree(standing.epochs, learner.device)
+    group.copy_first(tensor.detach() for tensor in learner.module.parameters())
     while not standing.is_over(plan):
         with session(context, 1 + standing.epochs):
             _one_epoch(learner, plan, context, (standing.epochs, bases))
             standing = _judged(learner, plan, context, standing)
-        if checkpoint is not None:
-            _write(learner, standing, checkpoint, identity)
+        if kept is not None and group.rank == 0 and kept.is_due():
+            _write(learner, standing, kept.path, identity)
+            kept.written()
     if standing.best is not None:
         learner.module.load_state_dict(standing.best)
 
 
+def _group(learner: Learner) -> Group:
+    """Return the processes that train together. Raises UsageError if the model has no parts for several."""
+    group = Group.current()
+    if group.size > 1 and not learner.is_parallel:
+        raise UsageError("this model cannot be trained by several processes; train it in one, without torchrun")
+    return group
+
+
 def _one_epoch(learner: Learner, plan: Plan, context: FitContext, at: tuple[int, list[float]]) -> None:
     """Go through the examples once, in an order of this epoch."""
-    epoch, bases = at
+    import torch
+
+    (epoch, bases), group = at, Group.current()
     rng = np.random.default_rng([context.seed, 1 + epoch])
     learner.module.train()
     learner.before_epoch(epoch)
@@ -152,16 +181,12 @@ def _one_epoch(learner: Learner, plan: Plan, context: FitContext, at: tuple[int,
     values: list[float] = []
     for place in range(plan.steps):
         step = epoch * plan.steps + place
-        for group, base in zip(learner.optimiser.param_groups, bases, strict=True):
-            group["lr"] = base * learner.rate(epoch + place / plan.steps)
+        for options, base in zip(learner.optimiser.param_groups, bases, strict=True):
+            options["lr"] = base * learner.rate(epoch + place / plan.steps)
         rows = order[place * plan.batch_size : (place + 1) * plan.batch_size]
-        learner.optimiser.zero_grad(set_to_none=True)
-        loss = learner.loss(Batch(rows, epoch, step, rng))
-        if loss.requires_grad:
-            loss.backward()
-        losses.append(loss.detach())
+        losses.append(_differentiate(learner, Batch(rows, group.part(rows.size), epoch, step, rng), group))
         if len(losses) == LOSSES_READ_AT_ONCE or place + 1 == plan.steps:
-            values += _read(losses, values, step)
+            values += _read(group.add_up(torch.stack(losses)), values, step)
             losses.clear()
         learner.optimiser.step()
         learner.after_step()
@@ -169,11 +194,26 @@ def _one_epoch(learner: Learner, plan: Plan, context: FitContext, at: tuple[int,
     context.log("loss", epoch + 1, float(np.mean(values or [0.0])))
 
 
-def _read(losses: list[torch.Tensor], before: list[float], step: int) -> list[float]:
-    """Return the losses as numbers; `step` is that of the last one. Raises NumericalError for one that is not."""
+def _differentiate(learner: Learner, batch: Batch, group: Group) -> torch.Tensor:
+    """Leave the gradients of a batch, over all processes, with the parameters; return this process's loss."""
     import torch
 
-    values = torch.stack(losses).tolist()
+    learner.optimiser.zero_grad(set_to_none=True)
+    if group.size > 1 and batch.part.start == batch.part.stop:  # fewer examples than processes
+        loss = torch.zeros((), device=learner.device)
+    else:
+        loss = learner.loss(batch)
+        if loss.requires_grad:
+            loss.backward()
+    if group.size > 1:
+        for parameter in learner.module.parameters():
+            parameter.grad = group.add_up(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+    return loss.detach()
+
+
+def _read(losses: torch.Tensor, before: list[float], step: int) -> list[float]:
+    """Return the losses as numbers; `step` is that of the last one. Raises NumericalError for one that is not."""
+    values = losses.tolist()
     for place, value in enumerate(values):
         if not math.isfinite(value):
             at, known = step - len(values) + place + 2, [*before, *values[:place]]
@@ -195,12 +235,24 @@ def _judged(learner: Learner, plan: Plan, context: FitContext, standing: _Standi
         return standing
     learner.module.eval()
     with torch.no_grad():
-        value = validation_value(learner.score, context.validation, plan.measure)
+        value = _validated(learner, context.validation, plan.measure)
     context.log(f"validation {plan.measure}", standing.epochs, value)
     if value <= standing.best_value:
         return standing
     weights = {name: tensor.detach().clone() for name, tensor in learner.module.state_dict().items()}
     return replace(standing, best_value=value, best_epoch=standing.epochs, best=weights)
+
+
+def _validated(learner: Learner, held_out: HeldOut, measure: Measure) -> float:
+    """Return the validation measure; each process looks at its part of the users."""
+    import torch
+
+    group = Group.current()
+    part = group.part(held_out.n_users)
+    own = held_out if group.size == 1 else HeldOut(held_out.history[part], held_out.target[part])
+    sums = torch.tensor(validation_sum(learner.score, own, measure), dtype=torch.float64, device=learner.device)
+    total, n_users = group.add_up(sums).tolist()
+    return float(total / max(n_users, 1))
 
 
 def _identity(learner: Learner, plan: Plan, context: FitContext) -> str:
@@ -230,8 +282,7 @@ def _resumed(learner: Learner, checkpoint: Path, identity: str) -> _Standing:
 
     if not checkpoint.exists():
         return _Standing()
-    device = next(learner.module.parameters()).device
-    content = torch.load(checkpoint, map_location=device, weights_only=True)  # tensors and numbers, no code
+    content = torch.load(checkpoint, map_location=learner.device, weights_only=True)  # tensors and numbers, no code
     if content["identity"] != identity:
         raise UsageError(
             f"{checkpoint} is the checkpoint of another training; remove it or name another file. "
@@ -241,6 +292,12 @@ def _resumed(learner: Learner, checkpoint: Path, identity: str) -> _Standing:
     learner.module.load_state_dict(content["module"])
     learner.optimiser.load_state_dict(content["optimiser"])
     return _Standing(**content["standing"])
+
+
+def examples(train: sp.csr_array) -> sp.csr_array:
+    """Return the rows of `train` (U, I) that hold something, in canonical form. Raises DataError for no matrix."""
+    rows = canonical(train)
+    return rows[np.flatnonzero(np.diff(rows.indptr))]
 
 
 def describe(model: Any, train: sp.csr_array) -> str:

@@ -20,7 +20,13 @@ BLOCK_BYTES = 2**26  # scores looked at in one go
 
 
 def validation_value(score: Callable[[sp.csr_array], Scores], held_out: HeldOut, measure: Measure) -> float:
-    """Return the mean NDCG@100 or MRR of the users that have targets, their history left out; 0 if there are none.
+    """Return the mean NDCG@100 or MRR of the users that have targets; 0 if there are none. See `validation_sum`."""
+    total, n_users = validation_sum(score, held_out, measure)
+    return total / max(n_users, 1)
+
+
+def validation_sum(score: Callable[[sp.csr_array], Scores], held_out: HeldOut, measure: Measure) -> tuple[float, int]:
+    """Return the sum of NDCG@100 or MRR over the users that have targets, their history left out, and their number.
 
     NDCG is divided by the ideal at min(100, targets); MRR is that of the best target, ties counted half. It decides
     between epochs only: the figures of a record come from the harness.
@@ -36,7 +42,7 @@ def validation_value(score: Callable[[sp.csr_array], Scores], held_out: HeldOut,
         values = (_ndcg if measure == "ndcg" else _mrr)(*_masked(score(known), known, wanted))
         total += float(values.double().sum())
         n_users += int(np.count_nonzero(lengths))
-    return total / max(n_users, 1)
+    return total, n_users
 
 
 def _masked(scores: Scores, known: sp.csr_array, wanted: sp.csr_array) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,10 +11,10 @@ import scipy.sparse as sp
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from recscale.contract import Array, Estimate, FitContext, Model, ModelSpec, Range, Scores, Shape, canonical
+from recscale.contract import Array, Estimate, FitContext, ModelSpec, Range, Scores, Shape, canonical
 from recscale.errors import UsageError
 from recscale.models._inputs import checked_history
-from recscale.models._sampled_loss import Target, draw_task, train_to_find, trainable
+from recscale.models._sampled_loss import Target, TrainedToFind, draw_task, trainable
 from recscale.models._training import Batch, session
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ NAMES = ("items", "heads", "clusters", "mixing")
 
 
 @dataclass
-class ELFM(Model):
+class ELFM(TrainedToFind):
     """Score an item by the co-clusters that it shares with a user: s_ui = sum_c min(a_uc, a_ic).
 
     a_ic = max(e_i . e_c, 0), a_uc = max(g_uc . e_c, 0), g_uc = W sum_i softmax_i(h_c . e_i / sqrt d) e_i over the items
@@ -40,12 +40,7 @@ class ELFM(Model):
     factors: d, at least 1.
     l1: lambda, weight of the affinities of users and candidates, which keeps them sparse, at least 0.
     loss: `softmax` over the scores, as the text says, or the `ratio` of scores as equation 7 prints it.
-    alpha: from 0 to 1, and what it is: `alpha_as` `label_smoothing`, as the text says, or `scale`, as printed.
-    n_negatives: items of a draw, at least 1.
-    learning_rate: of Adam, above 0; divided by 10 after every `step_epochs`.
-    epochs: passes over the users, at least 1.
-    batch_size: users of a step, at least 1.
-    patience: epochs without a better MRR of the validation users after which training ends; None goes to the end.
+    The options of the training are those of `TrainedToFind`.
     Raises NumericalError where the loss is not finite, UsageError where no user has two items, DataError for input that
     is no matrix of finite numbers or a history over another number of items, DeadlineExceeded between two steps.
     """
@@ -54,21 +49,13 @@ class ELFM(Model):
     factors: Annotated[int, Meta(ge=1)] = 64
     l1: Annotated[float, Meta(ge=0)] = 1e-6
     loss: Literal["softmax", "ratio"] = "softmax"
-    alpha: Annotated[float, Meta(ge=0, le=1)] = 0.1
-    alpha_as: Literal["label_smoothing", "scale"] = "label_smoothing"
-    n_negatives: Annotated[int, Meta(ge=1)] = 1000
-    learning_rate: Annotated[float, Meta(gt=0)] = 0.01
-    epochs: Annotated[int, Meta(ge=1)] = 150
-    step_epochs: Annotated[int, Meta(ge=1)] = 50
-    batch_size: Annotated[int, Meta(ge=1)] = 1024
-    patience: Annotated[int, Meta(ge=1)] | None = 20
 
     def fit(self, train: sp.csr_array, context: FitContext = FitContext()) -> Self:
         """Train on the rows of `train` (U, I) that have two items at least."""
         from recscale.models._affinities import Parameters
 
         trainer = _Trainer(self, trainable(canonical(train)), context)
-        train_to_find(self, trainer, context)
+        self._train(trainer, context)
         return self._set(Parameters(*(value.detach() for value in trainer.parameters)))
 
     def _set(self, parameters: Parameters) -> Self:
@@ -184,13 +171,13 @@ class _Trainer:
         return Parameters(*self.module)
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Return the loss of a batch: to find the hidden items, and lambda times the affinities (equation 7)."""
+        """Return the part of a batch in its loss: to find the hidden items, and lambda times the affinities (7)."""
         import torch
 
         from recscale.models._affinities import item_affinities, user_affinities
         from recscale.models._min_sum import min_sum
 
-        task = draw_task(self.rows[batch.rows], self.model.n_negatives, batch.rng)
+        task = draw_task(self.rows[batch.rows], self.model.n_negatives, batch.rng).part(batch.part)
         parameters = self.parameters
         users = user_affinities(task.known, parameters, buffers=self.buffers)  # (B, N)
         device = users.device
@@ -199,7 +186,7 @@ class _Trainer:
         loss = self.target(torch.minimum(users, hidden).sum(1), min_sum(users, pool), task)
         self.positive_users = float((users.detach() > 0).float().mean())
         if self.model.l1:
-            loss = loss + self.model.l1 * ((users.sum() + hidden.sum()) / len(users) + pool.sum())
+            loss = loss + self.model.l1 * task.share * ((users.sum() + hidden.sum()) / len(users) + pool.sum())
         return loss
 
     def score(self, history: sp.csr_array) -> Any:

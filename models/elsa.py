@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-import numpy as np
 import scipy.sparse as sp
 from msgspec import Meta
 
-from recscale.contract import Array, Estimate, FitContext, Model, ModelSpec, Range, Scores, Shape, canonical
+from recscale.contract import Array, Estimate, FitContext, Model, ModelSpec, Range, Scores, Shape
 from recscale.models._bags import Bags
 from recscale.models._elsa import NormalisedLoss, fold_in
 from recscale.models._inputs import checked_history
-from recscale.models._training import Batch, Learner, Plan, describe, session, train_module
+from recscale.models._training import Batch, Learner, Plan, describe, examples, session, train_module
 
 
 @dataclass
@@ -49,8 +48,7 @@ class ELSA(Model):
         """Train the embeddings on the rows of `train` (U, I) that are not empty."""
         import torch
 
-        train = canonical(train)
-        train = train[np.flatnonzero(np.diff(train.indptr))]
+        train = examples(train)
         n_users, n_items = train.shape
         with session(context):
             weight = torch.nn.init.xavier_uniform_(torch.empty(n_items, self.factors, device=context.device))

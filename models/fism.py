@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
 import scipy.sparse as sp
 from msgspec import Meta
 
-from recscale.contract import Array, Choice, Estimate, FitContext, Model, ModelSpec, Range, Scores, Shape, canonical
+from recscale.contract import Array, Choice, Estimate, FitContext, Model, ModelSpec, Range, Scores, Shape
 from recscale.models._bags import Bags
 from recscale.models._fism import Tables, add_gradient, hidden, paired, squared
 from recscale.models._inputs import checked_history
-from recscale.models._training import Batch, Learner, Plan, describe, session, train_module
+from recscale.models._training import Batch, Learner, Plan, describe, examples, session, train_module
 
 START = 0.1  # length of a vector that training starts from
 
@@ -64,8 +63,7 @@ class FISM(Model):
         """Train the factors on the rows of `train` (U, I) that are not empty."""
         import torch
 
-        train = canonical(train)
-        train = train[np.flatnonzero(np.diff(train.indptr))]
+        train = examples(train)
         n_users, n_items = train.shape
         with session(context):
             spread = START / self.factors**0.5

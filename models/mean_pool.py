@@ -10,9 +10,9 @@ import numpy as np
 import scipy.sparse as sp
 from msgspec import Meta
 
-from recscale.contract import Array, Estimate, FitContext, Model, ModelSpec, Range, Scores, Shape, canonical
+from recscale.contract import Array, Estimate, FitContext, ModelSpec, Range, Scores, Shape, canonical
 from recscale.models._inputs import checked_history
-from recscale.models._sampled_loss import Target, draw_task, train_to_find, trainable
+from recscale.models._sampled_loss import Target, TrainedToFind, draw_task, trainable
 from recscale.models._training import Batch, session
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class MeanPool(Model):
+class MeanPool(TrainedToFind):
     """Score an item by its dot product with the pooled history: s_ui = e_i . W sum_j w_j e_j over the items j of u.
 
     w_j = 1 / |I_u| (`mean`), or softmax_j(h . e_j / sqrt d), the attention of ELFM with one head (`attention`). The
@@ -31,25 +31,17 @@ class MeanPool(Model):
     factors: d, at least 1.
     pooling: `mean` or `attention`.
     l2: weight of the mean squared length of the embeddings of candidates, at least 0.
-    The other options, and errors, are those of ELFM.
+    The options of the training are those of `TrainedToFind`, the errors those of ELFM.
     """
 
     factors: Annotated[int, Meta(ge=1)] = 64
     pooling: Literal["mean", "attention"] = "mean"
     l2: Annotated[float, Meta(ge=0)] = 0.0
-    alpha: Annotated[float, Meta(ge=0, le=1)] = 0.1
-    alpha_as: Literal["label_smoothing", "scale"] = "label_smoothing"
-    n_negatives: Annotated[int, Meta(ge=1)] = 1000
-    learning_rate: Annotated[float, Meta(gt=0)] = 0.01
-    epochs: Annotated[int, Meta(ge=1)] = 150
-    step_epochs: Annotated[int, Meta(ge=1)] = 50
-    batch_size: Annotated[int, Meta(ge=1)] = 1024
-    patience: Annotated[int, Meta(ge=1)] | None = 20
 
     def fit(self, train: sp.csr_array, context: FitContext = FitContext()) -> Self:
         """Train on the rows of `train` (U, I) that have two items at least."""
         trainer = _Trainer(self, trainable(canonical(train)), context)
-        train_to_find(self, trainer, context)
+        self._train(trainer, context)
         return self._set([table.detach() for table in trainer.module])
 
     def _set(self, tables: list[torch.Tensor]) -> Self:
@@ -109,16 +101,17 @@ class _Trainer:
         self.module = torch.nn.ParameterList(table.to(context.device) for table in drawn)
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Return the loss of a batch: to find the hidden items."""
+        """Return the part of a batch in its loss: to find the hidden items."""
         import torch
 
-        task = draw_task(self.rows[batch.rows], self.model.n_negatives, batch.rng)
+        task = draw_task(self.rows[batch.rows], self.model.n_negatives, batch.rng).part(batch.part)
         items = self.module[0]
         users = pooled(task.known, list(self.module))  # (B, d)
         hidden, pool = (items[torch.as_tensor(part, device=items.device)] for part in (task.hidden, task.pool))
         loss = self.target((users * hidden).sum(1), users @ pool.T, task)
         if self.model.l2:
-            loss = loss + self.model.l2 * (hidden.square().sum(1).mean() + pool.square().sum(1).mean())
+            lengths = hidden.square().sum(1).mean() + pool.square().sum(1).mean()
+            loss = loss + self.model.l2 * task.share * lengths
         return loss
 
     def score(self, history: sp.csr_array) -> Any:

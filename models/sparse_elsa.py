@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-import numpy as np
 import scipy.sparse as sp
 from msgspec import Meta
 
-from recscale.contract import Array, Estimate, FitContext, Model, ModelSpec, Range, Scores, Shape, canonical
+from recscale.contract import Array, Estimate, FitContext, Model, ModelSpec, Range, Scores, Shape
 from recscale.errors import UsageError
 from recscale.models._elsa import fold_in
 from recscale.models._inputs import checked_history
 from recscale.models._pruning import PrunedWeights, prepared_for_scoring, sparse_fold_in
-from recscale.models._training import Learner, Plan, describe, session, train_module
+from recscale.models._training import Learner, Plan, describe, examples, session, train_module
 
 
 @dataclass
@@ -57,8 +56,7 @@ class SparseELSA(Model):
         """Train and prune the embeddings on the rows of `train` (U, I) that are not empty."""
         import torch
 
-        train = canonical(train)
-        train = train[np.flatnonzero(np.diff(train.indptr))]
+        train = examples(train)
         n_users, n_items = train.shape
         with session(context):
             weight = torch.nn.init.xavier_uniform_(torch.empty(n_items, self.dimensions, device=context.device))

@@ -11,6 +11,7 @@ FLOORS = {
     "errors": 0,
     "_parameters": 1,
     "_state": 1,
+    "checkpoint": 1,
     "contract": 2,
     "abilities": 3,
     "registry": 4,

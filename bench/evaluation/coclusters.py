@@ -69,9 +69,9 @@ class JudgeOptions(Options):
     `min_candidates` items and, where fewer than that have no affinity, outside the `soft_rank` first items, or the
     first half of a small catalogue. `association` is its oracle; `n_random` the random sets for each co-cluster.
 
-    Random sets hold items of the same of `n_bins` bins of the catalogue by popularity. Deciles are wide where the head
-    is steep: on debian-depends sets drawn and ranked by popularity alone have an excess NPMI at 5 of 0.92 with 10
-    bins, 0.42 with 400 and 0.01 with 1,000, of 9 items each.
+    Random sets hold items of the same of `n_bins` bins of the catalogue by popularity; None: bins of ten items. Deciles
+    would be wide where the head is steep: on debian-depends sets drawn and ranked by popularity alone have an excess
+    NPMI at 5 of 0.92 with 10 bins, 0.42 with 400 and 0.01 with 1,000, of 9 items each.
     """
 
     rule: Rule = "positive"
@@ -82,7 +82,7 @@ class JudgeOptions(Options):
     min_candidates: Annotated[int, Meta(ge=1)] = 20
     soft_rank: Annotated[int, Meta(ge=N_TOP)] = 1000
     n_random: Annotated[int, Meta(ge=1)] = 3
-    n_bins: Annotated[int, Meta(ge=1)] = 10
+    n_bins: Annotated[int, Meta(ge=1)] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +230,7 @@ def judge(
     judged = good[options.rule]
     tops = top_items(items, judged, N_TOP)
     listed = tops[tops >= 0]
-    popularity = Popularity.of(evidence.popularity, len(items), options.n_bins)
+    popularity = Popularity.of(evidence.popularity, len(items), options.n_bins or max(1, len(items) // 10))
     case = _Case(items, judged, tops, popularity, CoOccurrence.of(reference), options)
     streams = np.random.default_rng(seed).spawn(3)  # one for each measure, so that none depends on another
     sets = Membership.under(options.rule, items), Membership.under(options.rule, users)

@@ -62,6 +62,33 @@ def load_split(path: str | Path, *, verify: bool = False) -> Split:
     return split
 
 
+def save_names(names: NDArray[Any], path: str | Path) -> None:
+    """Write the names of the items of the split at `path` beside it. Raises StoreError."""
+    place = _names_of(path)
+    partial = place.with_name(f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(partial, "xb") as file:
+            np.save(file, np.asarray(names, dtype=np.str_), allow_pickle=False)
+        partial.replace(place)
+    except OSError as error:
+        raise StoreError(f"cannot write the names {place}: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_names(path: str | Path) -> NDArray[np.str_]:
+    """Return the names (I,) of the items of the split at `path`: titles, or ids. Raises DataError."""
+    try:
+        names: NDArray[np.str_] = np.load(_names_of(path), allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"the names of the items of {path} cannot be read ({error}); {_REMEDY}") from None
+    return names
+
+
+def _names_of(path: str | Path) -> Path:
+    return Path(path).with_name("names.npy")
+
+
 def _arrays(split: Split) -> dict[str, NDArray[Any]]:
     """Return the arrays of the file by name."""
     header = {

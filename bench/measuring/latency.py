@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from recscale.abilities import Incremental
 from recscale.errors import DataError
 
 _WARM_UP_USERS = 10
@@ -48,7 +49,43 @@ def single_user_latency(
 def _seconds_of(score: Callable[[sp.csr_array], Any], history: sp.csr_array) -> float:
     """Return the seconds of one call, until its result could be read."""
     started = time.perf_counter()
-    scores = score(history)
+    _wait_for(score(history))
+    return time.perf_counter() - started
+
+
+def _wait_for(scores: Any) -> None:
+    """Wait until scores could be read, where they come on a GPU."""
     if getattr(scores, "is_cuda", False):
         sys.modules["torch"].cuda.synchronize(scores.device)
-    return time.perf_counter() - started
+
+
+def update_latency(
+    model: Incremental, history: sp.csr_array, *, n_users: int = 200, budget_seconds: float = 5.0, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return what one more item of a user costs a model that keeps a state: median, 99th percentile, and the state's.
+
+    The seconds are those from the new item to the new scores of all items; the last figure is the median of the update
+    of the state within them. Up to `n_users` users of `history` (B, I), drawn by `seed`, each have one item at random
+    added to the others, after ten that are not counted; it stops once `budget_seconds` have passed.
+    Raises DataError if there is no user with an item.
+    """
+    rng = np.random.default_rng(seed)
+    users = rng.permutation(np.flatnonzero(np.diff(history.indptr)))[:n_users]
+    if not users.size:
+        raise DataError("no user to time: no history holds an item")
+    started = time.perf_counter()
+    whole, states = [], []
+    for user in [*users[:_WARM_UP_USERS], *users]:
+        row = history[[user]]
+        item = rng.choice(row.indices)
+        state = model.remove(model.user_state(row), np.array([item]))
+        begun = time.perf_counter()
+        state = model.add(state, np.array([item]))
+        states.append(time.perf_counter() - begun)
+        _wait_for(model.score_state(state))
+        whole.append(time.perf_counter() - begun)
+        if len(whole) > _WARM_UP_USERS and time.perf_counter() - started > budget_seconds:
+            break
+    counted = min(_WARM_UP_USERS, len(whole) - 1)
+    whole, states = whole[counted:], states[counted:]
+    return float(np.median(whole)), float(np.percentile(whole, 99)), float(np.median(states))

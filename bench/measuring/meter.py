@@ -56,7 +56,7 @@ class Meter:
         self._memory = _ResidentMemory(process)
         self._device = DeviceMemory(device)
         self._system = system
-        self._running: str | None = None
+        self._watch: _Watch | None = None
         self._energy_sources: tuple[str, ...] = ()
         # Given up when a body raises: after a MemoryError there is otherwise no room to say so. Never touched, so it
         # counts under a memory limit, but not as resident.
@@ -77,13 +77,16 @@ class Meter:
         """Name what `energy_joules` covers: `cpu`, `gpu`, both or none."""
         return self._energy_sources
 
+    def so_far(self) -> PhaseCost | None:
+        """Return what the running phase has cost until now, without energy; None between phases."""
+        return None if self._watch is None else self._watch.so_far()
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Measure the body as phase `name`, also if it raises. Raises ValueError for a phase within a phase."""
-        if self._running is not None or name in self.phases:
+        if self._watch is not None or name in self.phases:
             raise ValueError(f"phase {name!r} cannot start: phases follow one another, and each is measured once")
-        watch = _Watch(self._memory, self._device, self._system)
-        self._running = name
+        self._watch = watch = _Watch(self._memory, self._device, self._system)
         self._energy_sources = watch.energy.sources
         try:
             yield
@@ -94,7 +97,7 @@ class Meter:
             raise
         finally:
             self.phases[name] = watch.stop()
-            self._running = None
+            self._watch = None
 
 
 class _Watch:
@@ -120,6 +123,18 @@ class _Watch:
         if "cpu" in self.energy.sources:
             probes.append((self.energy.interval_seconds, self.energy.update))
         return probes
+
+    def so_far(self) -> PhaseCost:
+        """Return what the phase has cost until now, bar its energy: the counters belong to the sampler's thread."""
+        peak_device_bytes, peak_device_process_bytes = self.device.stop()
+        return PhaseCost(
+            wall_seconds=time.perf_counter() - self._wall_start,
+            cpu_seconds=_cpu_seconds() - self._cpu_start,
+            start_rss_bytes=self.start_rss_bytes,
+            peak_rss_bytes=self.memory.stop(),
+            peak_device_bytes=peak_device_bytes,
+            peak_device_process_bytes=peak_device_process_bytes,
+        )
 
     def stop(self) -> PhaseCost:
         """Return what the phase cost."""

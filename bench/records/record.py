@@ -83,6 +83,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     estimated_model_bytes: int | None = None
 
     phases: dict[str, Phase] = {}  # load, fit, save, score
+    n_resumptions: int = 0  # how often the fit was killed and went on; the fit phase is the sum
     shrunk_from: str | None = None  # key of a larger size, whose fit is a part of the fit phase
     users_per_second: float | None = None
     scoring_seconds: float | None = None  # within the score phase: the model's own share

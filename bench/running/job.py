@@ -189,6 +189,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
+class SpentBefore(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fit had cost, and logged, at its last checkpoint, before it was killed."""
+
+    fit: Phase
+    history: dict[str, list[list[float]]]
+    n_resumptions: int
+
+
 class Request(msgspec.Struct, kw_only=True):
     """What a parent asks of a worker process."""
 
@@ -196,6 +204,7 @@ class Request(msgspec.Struct, kw_only=True):
     job: Job | None = None
     fitted: Fitted | None = None
     keeps_fit: bool = False
+    checkpoint: str | None = None  # file for a training to go on from; what it had cost lies beside it
     data: Data | None = None
     name: str | None = None
     split_path: str | None = None

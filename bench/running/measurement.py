@@ -7,7 +7,7 @@ import dataclasses
 import gc
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import msgspec
 from recscale.errors import DeadlineExceeded, FitWarning, RecscaleError
 from recscale.measuring.budget import limit_gpu_memory
 from recscale.records.record import Phase
-from recscale.running.job import FIT_FILE, FITTED_FILE, Fitted, Job, Request, write_whole
+from recscale.running.checkpoints import checkpoint_at, spent_before, together
+from recscale.running.job import FIT_FILE, FITTED_FILE, Fitted, Job, Request, SpentBefore, write_whole
 
 WARM_UP_USERS = 64
 WARM_UP_SHARES = {48: 0.2, 512: 0.01}  # items, and share of entries: full matrices may go another way than sparse ones
@@ -46,12 +47,15 @@ class Measurement:
     folder: Path
     phase: Phases
     outcome: dict[str, Any]
+    keep: Callable[[], None]  # writes the outcome as it stands, for the case that this process is killed
+    before: SpentBefore | None = None  # what a fit had cost that was killed and now goes on
 
     def run(self, started: float) -> None:
         """Measure everything. `started` is the reading of `time.monotonic()` from which the time limit counts."""
         from recscale import registry
         from recscale.evaluation.split_file import load_split
 
+        self.before = spent_before(Path(self.request.checkpoint)) if self.request.checkpoint else None
         with self.phase("load"):
             split = load_split(Path(self.job.prepared.split_path))
         if split.fingerprint != self.job.prepared.split_fingerprint:
@@ -63,9 +67,7 @@ class Measurement:
         _warm_up(spec.model(**self.job.parameters), context)
         self.outcome["warnings"] = []
         if self.request.fitted is None:
-            model = spec.model(**self.job.parameters)
-            with self.phase("fit"), _kept_warnings(self.outcome["warnings"]):
-                model.fit(split.train, context)
+            model = self._fitted(spec.model(**self.job.parameters), split, context)
         else:
             model = self._shrunk(spec.model, self.request.fitted, context)
         size = model.size()
@@ -74,12 +76,14 @@ class Measurement:
         test = split.test
         del split
         self._evaluate(model, test, context)
+        self._judge(model)
 
     def _context(self, started: float, split: Any) -> Any:
         from recscale.contract import FitContext
 
         limit, fitted = self.job.limits.timeout_seconds, self.request.fitted
-        spent = fitted.fit.wall_seconds if fitted else 0.0
+        before = fitted.fit if fitted else self.before.fit if self.before else None
+        spent = before.wall_seconds if before else 0.0
         return FitContext(
             device=self.job.device or "cpu",
             seed=self.job.seed,
@@ -88,6 +92,29 @@ class Measurement:
             log=self.phase.reporter.log,
             validation=split.valid if split.valid.n_users else None,
         )
+
+    def _fitted(self, model: Any, split: Any, context: Any) -> Any:
+        """Fit a model, or go on where a fit that was killed had written a checkpoint; count both."""
+        before, meter, reporter = self.before, self.phase.meter, self.phase.reporter
+        n_resumptions = 0
+        if before is not None:
+            n_resumptions = before.n_resumptions + 1
+            reporter.history = dict(before.history)
+
+        def spent() -> SpentBefore:
+            now = msgspec.convert(meter.so_far(), Phase, from_attributes=True)
+            cost = together(now, before.fit) if before else now
+            return SpentBefore(fit=cost, history=reporter.history, n_resumptions=n_resumptions)
+
+        if self.request.checkpoint is not None:
+            kept = checkpoint_at(Path(self.request.checkpoint), spent)
+            context = dataclasses.replace(context, checkpoint=kept)
+        with self.phase("fit"), _kept_warnings(self.outcome["warnings"]):
+            model.fit(split.train, context)
+        if before is not None:
+            self.outcome["n_resumptions"] = n_resumptions
+            meter.phases["fit"] = together(meter.phases["fit"], before.fit)
+        return model
 
     def _shrunk(self, cls: Any, fitted: Fitted, context: Any) -> Any:
         """Return the model of this size from a larger one, whose fit counts as a part of this one's."""
@@ -98,7 +125,7 @@ class Measurement:
             model = larger.shrunk(self.job.parameters[str(self.job.size_knob)], context)
             context.progress(1, 1)
         self.outcome["shrunk_from"] = fitted.key
-        self.phase.meter.phases["fit"] = _together(self.phase.meter.phases["fit"], fitted.fit)
+        self.phase.meter.phases["fit"] = together(self.phase.meter.phases["fit"], fitted.fit)
         return model
 
     def _save(self, model: Any) -> None:
@@ -115,8 +142,9 @@ class Measurement:
 
     def _evaluate(self, model: Any, test: Any, context: Any) -> None:
         """Score the held-out users, all and one by one."""
+        from recscale.abilities import Incremental
         from recscale.evaluation.evaluate import evaluate
-        from recscale.measuring.latency import single_user_latency
+        from recscale.measuring.latency import single_user_latency, update_latency
 
         job, outcome = self.job, self.outcome
         self.phase.reporter.begin("warm-up")
@@ -134,20 +162,26 @@ class Measurement:
         self.phase.reporter.begin("latency")
         median, worst = single_user_latency(model.score, test.history, seed=job.seed)
         outcome.update(latency_median_seconds=median, latency_p99_seconds=worst)
+        state = None
+        if isinstance(model, Incremental):
+            median, worst, state = update_latency(model, test.history, seed=job.seed)
+        outcome.update(update_median_seconds=median, update_p99_seconds=worst, state_update_median_seconds=state)
 
+    def _judge(self, model: Any) -> None:
+        """Judge the co-clusters of a model that has some; what was measured before is kept, whatever comes of it."""
+        from recscale.running.judging import can_be_judged, judged
 
-def _together(own: Any, before: Phase) -> Any:
-    """Return the cost of two phases, one after the other, as one."""
-    peaks = [peak for peak in (own.peak_rss_bytes, before.peak_rss_bytes) if peak is not None]
-    joules = [cost.energy_joules for cost in (own, before) if cost.energy_joules is not None]
-    return dataclasses.replace(
-        own,
-        wall_seconds=own.wall_seconds + before.wall_seconds,
-        cpu_seconds=own.cpu_seconds + before.cpu_seconds,
-        start_rss_bytes=before.start_rss_bytes,
-        peak_rss_bytes=max(peaks, default=None),
-        energy_joules=sum(joules) if len(joules) == 2 else None,
-    )
+        if not can_be_judged(model):
+            return
+        warnings = self.outcome["warnings"]
+        warnings.append("the co-clusters were not judged: the process was ended before")
+        self.keep()
+        warnings.pop()
+        try:
+            with self.phase("judge"):
+                self.outcome.update(judged(model, self.job))
+        except (MemoryError, RecscaleError) as error:
+            warnings.append(f"the co-clusters were not judged: {str(error) or 'out of memory'}")
 
 
 @contextlib.contextmanager

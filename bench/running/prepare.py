@@ -16,7 +16,7 @@ from recscale._parameters import build
 from recscale.contract import Dataset, DatasetSpec, Filter, Shape
 from recscale.errors import DataError
 from recscale.evaluation.filtering import apply_filter
-from recscale.evaluation.split_file import save_split
+from recscale.evaluation.split_file import save_names, save_split
 from recscale.evaluation.splitting import resolve_protocol, split
 from recscale.running.job import Data, Prepared, Source
 
@@ -69,6 +69,7 @@ def prepare(data: Data, plugins: list[str]) -> Prepared:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "split.npz"
     save_split(parts, path)
+    save_names((dataset.item_ids if dataset.item_titles is None else dataset.item_titles)[parts.items], path)
     shape = Shape.of(parts.train)
     prepared = Prepared(
         split_path=str(path),

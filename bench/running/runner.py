@@ -19,6 +19,7 @@ from recscale.measuring.budget import machine_memory_limit, refusal
 from recscale.measuring.machine import fingerprint, machine_name
 from recscale.records.record import RunRecord
 from recscale.records.store import Store
+from recscale.running.checkpoints import checkpoint_of, forget_checkpoint, remove_old_checkpoints
 from recscale.running.job import Data, Job, Prepared, Request
 from recscale.running.prepare import find_prepared
 from recscale.running.process import WorkerProcess, owner_mark, remove_abandoned
@@ -72,6 +73,7 @@ class Runner:
         check_suite(self.suite)
         self.store.make_writable()
         remove_abandoned(self.store.work_folder())
+        remove_old_checkpoints(self.store.work_folder())
         return [(data, self._prepared(data)) for data in all_data(self.suite)]
 
     def plan(self) -> Plan:
@@ -146,7 +148,13 @@ class Runner:
         fitted = self._fits.of(job)
         keeps_fit = fitted is None and self._fits.is_wanted(job, later)
         request = Request(
-            task="run", job=job, plugins=job.plugins, limits=job.limits, fitted=fitted, keeps_fit=keeps_fit
+            task="run",
+            job=job,
+            plugins=job.plugins,
+            limits=job.limits,
+            fitted=fitted,
+            keeps_fit=keeps_fit,
+            checkpoint=str(checkpoint_of(job, self.store.work_folder())),
         )
         worker = WorkerProcess(request, self.store.work_folder(), n_threads=job.n_threads)
         return _Running(job, worker, claim, datetime.now(UTC).isoformat(timespec="seconds"))
@@ -181,6 +189,7 @@ class Runner:
             with np.load(path, allow_pickle=False) as file:
                 vectors = {name: file[name] for name in file}
         self.store.put(record, vectors)
+        forget_checkpoint(job, self.store.work_folder())
         self.display.finished(job, record)
         return record
 

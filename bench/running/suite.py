@@ -129,7 +129,7 @@ def expand(suite: Suite, data: Data, prepared: Prepared) -> list[Job]:
 
 
 def _family(spec: ModelSpec, model: Model, run: str) -> str | None:
-    """Return what sizes have in common that can share a fit (on the CPU: there models are loaded); None if they cannot."""
+    """Return what sizes that share a fit have in common; None if they cannot. On the CPU alone: there models load."""
     if spec.size_knob is None or not isinstance(model, Shrinkable):
         return None
     parameters = model.parameters()

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,6 +27,9 @@ from recscale.measuring.budget import (
 )
 from recscale.measuring.size import format_bytes
 from recscale.running.job import Job, Request, write_whole
+
+if TYPE_CHECKING:
+    from recscale.measuring.meter import Meter
 
 PROGRESS_INTERVAL_SECONDS = 0.1
 MAX_HISTORY = 2_000  # points kept of each series that a model logs
@@ -72,13 +75,16 @@ def main(folder: Path, descriptor: int, parent_pid: int) -> int:
     outcome: dict[str, Any] = {}
     try:
         _apply(request.limits)
-        outcome = _serve(request, folder, reporter, started)
-        outcome.setdefault("status", "ok")
+        outcome = {"status": "ok"} | _serve(request, folder, reporter, started)
     except BaseException as error:
         outcome = getattr(error, "partial_outcome", {}) | _failure(error, reporter)
-    outcome["history"] = reporter.history
-    write_whole(folder / "outcome.json", msgspec.json.encode(outcome, enc_hook=_plain))
+    _write(outcome, folder, reporter)
     return 0
+
+
+def _write(outcome: dict[str, Any], folder: Path, reporter: Reporter) -> None:
+    content = msgspec.json.encode(outcome | {"history": reporter.history}, enc_hook=_plain)
+    write_whole(folder / "outcome.json", content)
 
 
 def _apply(limits: Budget) -> None:
@@ -121,18 +127,29 @@ def _run(request: Request, job: Job, folder: Path, reporter: Reporter, started: 
 
     meter = Meter(device=job.device or "cpu")
     outcome: dict[str, Any] = {"device_used": job.device, "versions": versions()}
+
+    def keep() -> None:
+        _write({"status": "ok"} | outcome | _costs(meter), folder, reporter)
+
     try:
-        Measurement(request, job, folder, Phases(meter, reporter), outcome).run(started)
+        Measurement(request, job, folder, Phases(meter, reporter), outcome, keep).run(started)
     except BaseException as error:
         error.partial_outcome = outcome  # type: ignore[attr-defined]
         raise
     finally:
-        outcome["phases"] = meter.phases
-        outcome["memory_method"] = meter.method
-        outcome["energy_sources"] = list(meter.energy_sources)
-        peaks = [cost.peak_rss_bytes for cost in meter.phases.values() if cost.peak_rss_bytes is not None]
-        outcome["peak_rss_bytes"] = max(peaks, default=None)
+        outcome |= _costs(meter)
     return outcome
+
+
+def _costs(meter: Meter) -> dict[str, Any]:
+    """Return the fields of a record that the meter fills."""
+    peaks = [cost.peak_rss_bytes for cost in meter.phases.values() if cost.peak_rss_bytes is not None]
+    return {
+        "phases": dict(meter.phases),
+        "memory_method": meter.method,
+        "energy_sources": list(meter.energy_sources),
+        "peak_rss_bytes": max(peaks, default=None),
+    }
 
 
 def _failure(error: BaseException, reporter: Reporter) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_the_loss_and_its_gradients_are_those_of_equation_7_as_printed(options):
     model = ELFM(**SMALL, **{"l1": 1e-3, **options})
     rows = _sampled_loss.trainable(random_train())
     trainer = _Trainer(model, rows, ALONE)
-    batch = Batch(np.arange(20), 0, 0, np.random.default_rng(3))
+    batch = Batch(np.arange(20), slice(0, 20), 0, 0, np.random.default_rng(3))
     task = _sampled_loss.draw_task(rows[batch.rows], model.n_negatives, np.random.default_rng(3))
 
     loss = trainer.loss(batch)

@@ -51,7 +51,7 @@ def test_the_loss_is_the_cross_entropy_of_the_hidden_item_among_those_that_are_n
     trainer = _Trainer(model, rows, ALONE)
     task = draw_task(rows[np.arange(20)], 40, np.random.default_rng(3))
 
-    loss = float(trainer.loss(Batch(np.arange(20), 0, 0, np.random.default_rng(3))).detach())
+    loss = float(trainer.loss(Batch(np.arange(20), slice(0, 20), 0, 0, np.random.default_rng(3))).detach())
 
     tables = [table.detach().numpy() for table in trainer.module]
     known, own = task.known.toarray(), rows[np.arange(20)].toarray()

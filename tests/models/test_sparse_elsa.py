@@ -1,10 +1,12 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 
+from recscale.checkpoint import Checkpoint
 from recscale.contract import FitContext, HeldOut, Shape
 from recscale.errors import DeadlineExceeded, NumericalError, UsageError
 from recscale.models._pruning import PrunedWeights
@@ -167,7 +169,7 @@ def test_a_training_that_was_killed_goes_on_after_its_weights_changed_their_shap
             before_epoch=lambda epoch: weights.prune(entries[epoch]),
         )
         plan = Plan(train.shape[0], epochs=5, batch_size=100, identity="pruned")
-        train_module(learner, plan, ALONE, checkpoint=checkpoint)
+        train_module(learner, plan, replace(ALONE, checkpoint=checkpoint and Checkpoint(checkpoint)))
         return weights.embeddings()
 
     for killed_after in (1, 2, 4):

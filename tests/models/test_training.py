@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from recscale.checkpoint import Checkpoint
 from recscale.contract import FitContext, HeldOut
 from recscale.errors import DeadlineExceeded, NumericalError, UsageError
 from recscale.models._training import Learner, Plan, session, train_module
@@ -109,10 +110,16 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(tmp_path, validatio
 
     with pytest.raises(Killed):
         train_module(
-            first, plan(), FitContext(n_threads=1, log=killer, validation=validation), checkpoint=tmp_path / "c.pt"
+            first,
+            plan(),
+            FitContext(n_threads=1, log=killer, validation=validation, checkpoint=Checkpoint(tmp_path / "c.pt")),
         )
     seen, log = recorder()
-    train_module(second, plan(), FitContext(n_threads=1, log=log, validation=validation), checkpoint=tmp_path / "c.pt")
+    train_module(
+        second,
+        plan(),
+        FitContext(n_threads=1, log=log, validation=validation, checkpoint=Checkpoint(tmp_path / "c.pt")),
+    )
 
     np.testing.assert_array_equal(weights_of(second), weights_of(whole))
     assert seen["progress"][0] == (17, 32)  # four epochs of four steps were kept
@@ -121,10 +128,10 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(tmp_path, validatio
 
 def test_a_finished_checkpoint_is_not_trained_again(tmp_path):
     first, second = regression(), regression()
-    train_module(first, plan(), FitContext(n_threads=1), checkpoint=tmp_path / "c.pt")
+    train_module(first, plan(), FitContext(n_threads=1, checkpoint=Checkpoint(tmp_path / "c.pt")))
     seen, log = recorder()
 
-    train_module(second, plan(), FitContext(n_threads=1, log=log), checkpoint=tmp_path / "c.pt")
+    train_module(second, plan(), FitContext(n_threads=1, log=log, checkpoint=Checkpoint(tmp_path / "c.pt")))
 
     assert "progress" not in seen
     np.testing.assert_array_equal(weights_of(second), weights_of(first))
@@ -134,19 +141,19 @@ def test_a_finished_checkpoint_is_not_trained_again(tmp_path):
     ("other", "seed"), [(plan(batch_size=8), 0), (plan(identity="another"), 0), (plan(), 1)], ids=str
 )
 def test_a_checkpoint_of_another_training_is_an_error(tmp_path, other, seed):
-    train_module(regression(), plan(), FitContext(n_threads=1), checkpoint=tmp_path / "c.pt")
+    train_module(regression(), plan(), FitContext(n_threads=1, checkpoint=Checkpoint(tmp_path / "c.pt")))
 
     with pytest.raises(UsageError, match="is the checkpoint of another training; remove it"):
-        train_module(regression(), other, FitContext(n_threads=1, seed=seed), checkpoint=tmp_path / "c.pt")
+        train_module(regression(), other, FitContext(n_threads=1, seed=seed, checkpoint=Checkpoint(tmp_path / "c.pt")))
 
 
 def test_a_checkpoint_of_another_shape_is_an_error(tmp_path):
-    train_module(regression(), plan(), FitContext(n_threads=1), checkpoint=tmp_path / "c.pt")
+    train_module(regression(), plan(), FitContext(n_threads=1, checkpoint=Checkpoint(tmp_path / "c.pt")))
     module = torch.nn.ParameterDict({"weights": torch.zeros(4)})
     wider = Learner(module, torch.optim.SGD(module.parameters(), lr=1), lambda b: 0, lambda h: 0)
 
     with pytest.raises(UsageError, match=r"\(4,\)"):
-        train_module(wider, plan(), FitContext(n_threads=1), checkpoint=tmp_path / "c.pt")
+        train_module(wider, plan(), FitContext(n_threads=1, checkpoint=Checkpoint(tmp_path / "c.pt")))
 
 
 def scripted(values):
@@ -221,7 +228,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_checkpoint(tmp_p
     )
 
     with pytest.raises(NumericalError, match=r"became nan at step 6, the one before was \d+\.\d+; lower the learning"):
-        train_module(bad, plan(), FitContext(n_threads=1), checkpoint=tmp_path / "c.pt")
+        train_module(bad, plan(), FitContext(n_threads=1, checkpoint=Checkpoint(tmp_path / "c.pt")))
 
     assert torch.load(tmp_path / "c.pt", weights_only=True)["standing"]["epochs"] == 1
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from recscale.errors import DataError
-from recscale.measuring.latency import single_user_latency
+from recscale.measuring.latency import single_user_latency, update_latency
 
 
 @pytest.fixture
@@ -82,3 +82,56 @@ def test_scores_on_a_gpu_are_waited_for(history, monkeypatch):
 def test_a_history_without_users_is_an_error():
     with pytest.raises(DataError, match="no user to time"):
         single_user_latency(lambda rows: None, sp.csr_array((0, 5), dtype=np.float32))
+
+
+class Counting:
+    """A model whose state is a set of items, and which notes what it is asked for."""
+
+    def __init__(self, seconds=0.0):
+        self.asked, self.seconds = [], seconds
+
+    def user_state(self, history):
+        return set(history.indices.tolist())
+
+    def remove(self, state, items):
+        return state - set(items.tolist())
+
+    def add(self, state, items):
+        self.asked.append((frozenset(state), *items.tolist()))
+        time.sleep(self.seconds)
+        return state | set(items.tolist())
+
+    def score_state(self, state):
+        time.sleep(self.seconds)
+        return np.zeros((1, 6), np.float32)
+
+
+def test_an_update_adds_one_item_to_the_others_of_each_user_and_users_without_items_are_left_out():
+    history = sp.csr_array(np.array([[1, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0]], np.float32))
+    model = Counting()
+
+    update_latency(model, history, seed=0)
+
+    assert {frozenset({*rest, item}) for rest, item in model.asked} == {frozenset({0, 1, 4}), frozenset({3})}
+    assert all(item not in rest for rest, item in model.asked)
+
+
+def test_the_update_of_a_state_is_a_part_of_what_an_update_costs():
+    history = sp.csr_array(np.ones((5, 6), np.float32))
+
+    median, worst, state = update_latency(Counting(0.01), history)
+
+    assert worst >= median >= state + 0.01 >= 0.02
+
+
+def test_updates_stop_when_their_budget_is_spent_and_one_is_always_counted():
+    model = Counting()
+
+    median, _, _ = update_latency(model, sp.csr_array(np.ones((50, 6), np.float32)), budget_seconds=1e-9)
+
+    assert median > 0 and len(model.asked) == 11
+
+
+def test_updates_of_users_without_items_are_an_error():
+    with pytest.raises(DataError, match="no history holds an item"):
+        update_latency(Counting(), sp.csr_array((3, 6), dtype=np.float32))

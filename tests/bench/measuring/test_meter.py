@@ -2,6 +2,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -286,3 +287,17 @@ def test_the_peak_of_another_process_can_be_asked_for():
 
     assert peak > 100 * MB
     assert peak_rss_of(child.pid) is None or child.pid == os.getpid()
+
+
+def test_what_a_phase_has_cost_so_far_can_be_asked_while_it_runs():
+    meter = Meter()
+    assert meter.so_far() is None
+
+    with meter.phase("fit"):
+        time.sleep(0.02)
+        first = meter.so_far()
+        second = meter.so_far()
+
+    assert 0.02 <= first.wall_seconds <= second.wall_seconds <= meter.phases["fit"].wall_seconds
+    assert first.energy_joules is None and first.cpu_seconds >= 0
+    assert meter.so_far() is None
