@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "dataset", "evaluate", "model", "records", "report", "run", "split"]
+__all__ = ["__version__", "dataset", "evaluate", "explain", "model", "records", "report", "run", "split"]
 
 if TYPE_CHECKING:
-    from recscale.api import dataset, evaluate, model, records, report, run, split
+    from recscale.api import dataset, evaluate, explain, model, records, report, run, split
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from recscale.evaluation.evaluate import Evaluation
+    from recscale.running.explain import Explanation
 
 
 def run(
@@ -66,6 +67,25 @@ def report(store: str | Path = "results", out: str | Path | None = None, *, metr
     return write_report(Store(store).records(), Path(out or Path(store) / "report"), metric=metric)
 
 
+def explain(
+    key: str, user: str | int, *, store: str | Path = "results", progress: bool = True, **options: Any
+) -> Explanation:
+    """Return what the model of a record recommends to a user, and the co-clusters that it came from.
+
+    `key` is the beginning of the record's key, `user` an id of the data set. `options` are those of ExplainOptions:
+    top, clusters, items, plugins. The model is kept in the store; where it is not, it is fitted again.
+    Raises UsageError for a key, model, user or option that cannot be, DataError, StoreError or DeviceUnavailable.
+    """
+    from recscale.running.display import Silent
+    from recscale.running.explain import ExplainOptions
+    from recscale.running.explain import explain as answer
+    from recscale.running.explain_printing import Patient
+    from recscale.running.runner import open_store
+
+    wanted = build(ExplainOptions, "explain", options)
+    return answer(open_store(store), key, str(user), wanted, Patient() if progress else Silent())
+
+
 def model(name: str, *, plugins: Sequence[str] = (), **parameters: Any) -> Model:
     """Return an unfitted model by name. Raises UnknownName or UsageError."""
     built: Model = build(registry.model_spec(name, plugins).model, name, parameters)
@@ -96,4 +116,4 @@ def evaluate(fitted: Model, held_out: HeldOut, metrics: Sequence[str]) -> Evalua
     return measure(fitted.score, held_out, metrics)
 
 
-__all__ = ["dataset", "evaluate", "model", "records", "report", "run", "split"]
+__all__ = ["dataset", "evaluate", "explain", "model", "records", "report", "run", "split"]

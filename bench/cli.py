@@ -221,6 +221,43 @@ def report(
     _write_report(store, out or store / "report", metric)
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ExplainFlags:
+    """The flags of `explain`."""
+
+    top: Annotated[int, Parameter(help="recommendations (5)")] = 5
+    clusters: Annotated[int, Parameter(help="co-clusters of each, and of the user (3)")] = 3
+    items: Annotated[int, Parameter(help="first items of each co-cluster (10)")] = 10
+    plugin: Annotated[tuple[str, ...], Parameter(help="Python file with a SPEC of your own, repeatable")] = ()
+    store: Annotated[Path, Parameter(help="folder of the records (results)")] = DEFAULT_STORE
+    json: Annotated[bool, Parameter(negative="", help="print one JSON document")] = False
+
+
+@app.command(
+    help_epilogue="""Examples:
+  recscale explain                      the keys of the records that can be explained
+  recscale explain 3f2a9c1b vim         why vim gets what it gets, by the record whose key begins so
+  recscale explain 3f2a9c1b vim --top 10 --clusters 2 --json
+""",
+)
+def explain(key: str | None = None, user: str | None = None, *, flags: ExplainFlags = ExplainFlags()) -> None:
+    """Show the co-clusters that the recommendations for a user came from; a model is fitted again if it is not kept."""
+    from recscale.running.explain import ExplainOptions, explainable
+    from recscale.running.explain import explain as answer
+    from recscale.running.explain_printing import Patient, print_explainable, print_explanation
+    from recscale.running.runner import open_store
+
+    options = ExplainOptions(flags.top, flags.clusters, flags.items, flags.plugin)
+    if key is None:
+        print_explainable(explainable(open_store(flags.store), flags.plugin), as_json=flags.json)
+        return
+    explanation = answer(open_store(flags.store), key, user, options, Patient())
+    for warning in explanation.warnings:
+        sys.stderr.write(f"recscale: warning: {warning}\n")
+    print_explanation(explanation, as_json=flags.json)
+
+
 @app.command(
     help_epilogue="""Examples:
   recscale check ease

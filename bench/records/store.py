@@ -7,6 +7,7 @@ A file is written beside its place and moved there, vectors first, so what can b
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import io
 import os
@@ -21,12 +22,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from recscale.errors import StoreError
+from recscale.errors import StoreError, UsageError
 from recscale.records.record import SCHEMA_VERSION, RunRecord
 
 _LOCKS = ".locks"
 _WORK = ".work"
 _LEAST_ROOM_BYTES = 2**16
+LEAST_KEY_LETTERS = 6
+_BEGINNING = re.compile(f"[0-9a-f]{{{LEAST_KEY_LETTERS},64}}")
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,34 @@ class Store:
             p for p in self.root.glob("*/*/*/*.json") if not p.relative_to(self.root).parts[0].startswith(".")
         )
         return [record for path in paths if (record := self._read(path)) is not None]
+
+    def find(self, beginning: str) -> RunRecord:
+        """Return the record whose key begins so; where several machines did one job, a finished one.
+
+        Raises UsageError for fewer than 6 letters, and for a beginning that no key has, or more than one.
+        """
+        wanted = beginning.strip().lower()
+        if not _BEGINNING.fullmatch(wanted):
+            raise UsageError(
+                f"{beginning!r} is no beginning of a key; expected at least {LEAST_KEY_LETTERS} of the letters 0-9 and"
+                f" a-f; recscale explain --store {self.root} lists the keys"
+            )
+        found: dict[str, RunRecord] = {}
+        known = self.records()
+        for record in known:
+            if record.key.startswith(wanted) and (record.key not in found or record.status == "ok"):
+                found[record.key] = record
+        if len(found) > 1:
+            told = ", ".join(f"{r.key[: len(wanted) + 6]} ({r.configuration or r.model})" for r in found.values())
+            raise UsageError(f"{len(found)} keys in {self.root} begin with {beginning!r}: {told}; give more letters")
+        if not found:
+            near = difflib.get_close_matches(wanted, {r.key[: len(wanted)] for r in known}, n=1, cutoff=0.75)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise UsageError(
+                f"no record in {self.root} has a key that begins with {beginning!r}; {hint}recscale explain --store"
+                f" {self.root} lists the keys"
+            )
+        return next(iter(found.values()))
 
     def frame(self) -> Any:
         """Return all records as a pandas DataFrame, a row a record."""

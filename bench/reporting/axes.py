@@ -15,7 +15,7 @@ FLOAT32_BYTES = 4
 
 @dataclass(frozen=True)
 class Axis:
-    """A cost on a logarithmic axis, or a share (0 to 1) on a linear one.
+    """A cost on a logarithmic axis, a share (0 to 1) on a linear one, or a setting on either.
 
     `expect` reads what a run that failed would have needed, or the limit that it met, so that it can be marked where
     it would stand. Values below `smallest` are drawn there, since a logarithmic axis has no zero.
@@ -30,6 +30,8 @@ class Axis:
     lower_is_better: bool = True
     depends_on_machine: bool = False
     is_share: bool = False
+    is_setting: bool = False  # a value that was chosen: it has ticks at the values, and lines run along it
+    is_linear: bool = False  # of a setting
 
     def value(self, configuration: Configuration) -> float | None:
         """Return the cost of a configuration: the mean over its runs."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -22,7 +23,7 @@ from recscale.reporting.palette import INK, Style
 from recscale.reporting.panels import Panel, draw_panel, strip_inches
 
 FORMATS = ("svg", "png", "pdf")
-_WIDTH_INCHES = 7.6
+WIDTH_INCHES = 7.6
 _LEGEND_ROW_INCHES = 0.21
 # Nothing of the day, the machine or the user's own settings may reach a file: the same records give the same bytes.
 _SETTINGS = {
@@ -108,13 +109,11 @@ def draw(
     """Lay out and draw panels row by row, the legend below them; return the figure and the axes of the panels."""
     rows = [panels[i : i + layout.columns] for i in range(0, len(panels), layout.columns)]
     strips = [max(map(strip_inches, row)) for row in rows]
-    columns, legend_rows = _legend_grid(legend or ())
-    legend_inches = legend_rows * _LEGEND_ROW_INCHES + 0.16 if legend else 0.0
     row_inches = [layout.head + layout.panel_height + strip + layout.foot for strip in strips]
-    height = layout.top + sum(row_inches) + legend_inches
-    figure = Figure(figsize=(_WIDTH_INCHES, height))
+    height = layout.top + sum(row_inches) + legend_inches(legend or ())
+    figure = Figure(figsize=(WIDTH_INCHES, height))
     FigureCanvasAgg(figure)
-    width = (_WIDTH_INCHES - layout.left - layout.right - (layout.columns - 1) * _gap(layout)) / layout.columns
+    width = (WIDTH_INCHES - layout.left - layout.right - (layout.columns - 1) * _gap(layout)) / layout.columns
     found: list[Axes] = []
     top = height - layout.top
     for row, strip, inches in zip(rows, strips, row_inches, strict=True):
@@ -123,17 +122,34 @@ def draw(
             place = (left, top - layout.head - layout.panel_height, width, layout.panel_height)
             found.append(_draw_one(figure, panel, place, strip, emphasis=len(panels) == 1))
         top -= inches
+    write_heading(figure, heading, layout.left)
+    if legend:
+        write_legend(figure, legend, layout.left)
+    return figure, found
+
+
+def write_heading(figure: Figure, heading: tuple[str, str], left: float) -> None:
+    """Write title and subtitle at the head of a figure, `left` inches from its side."""
     title, below = heading
-    x = layout.left / _WIDTH_INCHES
+    x, height = left / WIDTH_INCHES, figure.get_figheight()
     figure.text(x, 1 - 0.26 / height, title, fontsize=12.5, weight="bold", color=INK, va="center")
     figure.text(x, 1 - 0.5 / height, below, fontsize=9.5, color=INK, va="center")
-    if legend:
-        box = figure.legend(
-            handles=list(legend), loc="lower left", bbox_to_anchor=(x, 0.1 / height), ncols=columns, frameon=False,
-            labelcolor=INK, fontsize=9, borderaxespad=0, borderpad=0, handlelength=1.9, columnspacing=1.6,
-        )  # fmt: skip
-        box.set_in_layout(False)
-    return figure, found
+
+
+def write_legend(figure: Figure, handles: Sequence[Artist], left: float) -> None:
+    """Write a legend at the foot of a figure; `legend_inches` is the room that it takes."""
+    columns, _ = _legend_grid(handles)
+    box = figure.legend(
+        handles=list(handles), loc="lower left", bbox_to_anchor=(left / WIDTH_INCHES, 0.1 / figure.get_figheight()),
+        ncols=columns, frameon=False, labelcolor=INK, fontsize=9, borderaxespad=0, borderpad=0, handlelength=1.9,
+        columnspacing=1.6,
+    )  # fmt: skip
+    box.set_in_layout(False)
+
+
+def legend_inches(handles: Sequence[Artist]) -> float:
+    """Return the height that a legend takes; 0 for none."""
+    return _legend_grid(handles)[1] * _LEGEND_ROW_INCHES + 0.16 if handles else 0.0
 
 
 def _gap(layout: Layout) -> float:
@@ -149,7 +165,7 @@ def _draw_one(
     total = figure.get_figheight()
 
     def add(y: float, inches: float) -> Axes:
-        return figure.add_axes((left / _WIDTH_INCHES, y / total, width / _WIDTH_INCHES, inches / total))
+        return figure.add_axes((left / WIDTH_INCHES, y / total, width / WIDTH_INCHES, inches / total))
 
     axes = add(bottom, height)
     own = strip_inches(panel)
@@ -180,10 +196,10 @@ def legend_of(panels: Sequence[Panel]) -> list[Line2D]:
     return handles
 
 
-def _legend_grid(handles: Sequence[Line2D]) -> tuple[int, int]:
+def _legend_grid(handles: Sequence[Artist]) -> tuple[int, int]:
     """Return columns and rows of a legend; a letter at 9 points takes about 0.08 inches."""
     if not handles:
         return 1, 0
     widest = max(len(str(handle.get_label())) for handle in handles) * 0.08 + 0.55
-    columns = min(len(handles), max(1, int((_WIDTH_INCHES - 0.8) / widest)))
+    columns = min(len(handles), max(1, int((WIDTH_INCHES - 0.8) / widest)))
     return columns, math.ceil(len(handles) / columns)

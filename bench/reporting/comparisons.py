@@ -16,6 +16,12 @@ from recscale.records.record import RunRecord
 from recscale.reporting import units
 
 WORDS: dict[str, str] = {"ok": "ok", "out_of_memory": "OOM", "out_of_gpu_memory": "GPU OOM"}
+# By protocol: what papers report under it, the first of them first.
+_HEADLINES: dict[str, tuple[str, ...]] = {
+    "fold-in": ("ndcg@100", "recall@20", "recall@50"),
+    "hold-one-out": ("mrr", "hr@50"),
+    "fixed": ("recall_all@20", "ndcg@20"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +132,24 @@ class Comparison:
     def metric(self) -> str | None:
         """The main metric; None if nothing was measured."""
         return self.metrics[0] if self.metrics else None
+
+    @property
+    def headlines(self) -> tuple[str, ...]:
+        """The main metric, and those that papers report under this protocol, as far as they were measured here."""
+        usual = _HEADLINES.get(self.first.protocol.partition("[")[0], ())
+        return tuple(dict.fromkeys((*self.metrics[:1], *(name for name in usual if name in self.metrics))))
+
+    @property
+    def data(self) -> str:
+        """The title without the protocol."""
+        return self.title.replace(f" · {self.first.protocol}", "", 1)
+
+    def by_model(self) -> dict[str, list[Configuration]]:
+        """Return the configurations of each model, the best first; the model of the best comes first."""
+        found: dict[str, list[Configuration]] = defaultdict(list)
+        for configuration in self.configurations:
+            found[configuration.model].append(configuration)
+        return dict(found)
 
     @property
     def succeeded(self) -> tuple[Configuration, ...]:

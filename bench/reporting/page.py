@@ -21,12 +21,16 @@ from recscale.reporting import sections
 from recscale.reporting.axes import COVERAGE
 from recscale.reporting.canvas import FORMATS as FIGURE_FORMATS
 from recscale.reporting.canvas import render
+from recscale.reporting.coclusters import cocluster_table, example_table, judged
 from recscale.reporting.comparisons import Comparison, compare
 from recscale.reporting.figures import draw_costs, draw_overview, draw_sizes
+from recscale.reporting.inference import inference_table
+from recscale.reporting.intrusion import draw_coclusters
+from recscale.reporting.matrix import matrices
 from recscale.reporting.palette import INK, Style, styles
 from recscale.reporting.sizes import SizeTable, draw_by_size, size_panels, size_tables
 from recscale.reporting.sweeps import draw_sweep, sweeps
-from recscale.reporting.tables import Table, build_table
+from recscale.reporting.tables import Grid, Table, build_table
 
 FORMATS = ("md", "html", *FIGURE_FORMATS)
 _MOST_IN_OVERVIEW = 12
@@ -37,6 +41,10 @@ _SIZES_CAPTION = (
 _COSTS_CAPTION = "The same against bytes, peak memory of the whole process while fitting, fit time and throughput."
 _BY_SIZE_CAPTION = "Against the number of parameters: {}, at the best configuration of each size."
 _COVERAGE_MEANING = f"{COVERAGE.label} (the share of items with a non-zero score)"
+_COCLUSTERS_CAPTION = (
+    "Left: the share of intruders that are found, and the level of random sets of the same popularity. Right: how many "
+    "co-clusters hold enough users and items."
+)
 _OVERVIEW_CAPTION = "Accuracy against the number of parameters on every data set and protocol."
 
 _SCRIPT = """
@@ -82,12 +90,20 @@ class Section:
     comparison: Comparison
     table: Table
     size_tables: list[SizeTable]
+    cost_table: Grid | None
+    cocluster_tables: list[Grid]
     figures: list[Drawn]
+    cocluster_figure: Drawn | None
     facts: sections.Facts
     headline: str
     remarks: list[str]
     commands: list[str]
     runs: list[sections.Run] = field(default_factory=list)
+
+    @property
+    def all_figures(self) -> list[Drawn]:
+        """The figures of the section in the order of the page."""
+        return [*self.figures, *([self.cocluster_figure] if self.cocluster_figure else [])]
 
 
 def write_report(
@@ -115,7 +131,7 @@ def write_report(
     looks = styles(r.model for r in found)
     overview = _overview(comparisons, looks, wanted)
     parts = [_section(c, anchor, looks, wanted) for c, anchor in zip(comparisons, _anchors(comparisons), strict=True)]
-    drawn = [*([overview] if overview else []), *(figure for part in parts for figure in part.figures)]
+    drawn = [*([overview] if overview else []), *(figure for part in parts for figure in part.all_figures)]
     files = {f"{d.name}.{form}": d.content[form] for d in drawn for form in FIGURE_FORMATS if form in formats}
     context = _context(found, parts, overview)
     if "md" in formats:
@@ -147,12 +163,17 @@ def _overview(comparisons: Sequence[Comparison], looks: Mapping[str, Style], wan
 
 
 def _section(comparison: Comparison, anchor: str, looks: Mapping[str, Style], wanted: set[str]) -> Section:
+    figures = _figures(comparison, anchor, looks, wanted) if wanted else []
+    name = _distinct(f"{anchor}-coclusters", [drawn.name for drawn in figures])
     return Section(
         anchor=anchor,
         comparison=comparison,
         table=build_table(comparison),
         size_tables=size_tables(comparison),
-        figures=_figures(comparison, anchor, looks, wanted) if wanted else [],
+        cost_table=inference_table(comparison),
+        cocluster_tables=[table for table in (cocluster_table(comparison), example_table(comparison)) if table],
+        figures=figures,
+        cocluster_figure=_cocluster_figure(comparison, name, looks, wanted),
         facts=sections.facts(comparison),
         headline=sections.headline(comparison),
         remarks=sections.remarks(comparison),
@@ -177,9 +198,17 @@ def _figures(comparison: Comparison, anchor: str, looks: Mapping[str, Style], wa
         found.append(_drawn(f"{anchor}-by-size", f"{title}: {words} against parameters", caption, by_size, wanted))
     for sweep in sweeps(comparison):
         name = _distinct(f"{anchor}-{_plain(sweep.model)}-{_plain(sweep.option)}", [drawn.name for drawn in found])
-        words = f"{metric} of {sweep.model} against its size, a line for each value of {sweep.option}"
-        found.append(_drawn(name, f"{title}: {words}", f"{words}.", draw_sweep(sweep), wanted))
+        found.append(_drawn(name, f"{title}: {sweep.words}", f"{sweep.words}.", draw_sweep(sweep), wanted))
     return found
+
+
+def _cocluster_figure(comparison: Comparison, name: str, looks: Mapping[str, Style], wanted: set[str]) -> Drawn | None:
+    """Return the figure of co-clusters under a name; None where there are none."""
+    rows = judged(comparison)
+    if not rows or not wanted:
+        return None
+    alternative = f"{comparison.title}: intrusion precision and non-degenerate co-clusters of each model"
+    return _drawn(name, alternative, _COCLUSTERS_CAPTION, draw_coclusters(comparison, rows, looks), wanted)
 
 
 def _drawn(name: str, alternative: str, caption: str, figure: Figure, wanted: set[str]) -> Drawn:
@@ -213,6 +242,7 @@ def _context(records: Sequence[RunRecord], parts: Sequence[Section], overview: D
     return {
         "summary": sections.summary(records),
         "any_succeeded": any(part.comparison.succeeded for part in parts),
+        "matrices": matrices([part.comparison for part in parts]),
         "sections": parts,
         "overview": overview,
         "machines": sections.machines(records),

@@ -20,6 +20,7 @@ from recscale.reporting.palette import INK, Style
 Point = tuple[float, float]
 ROW_INCHES = 0.19  # of one line in the strip of failures
 STRIP_PADDING_INCHES = 0.1
+_LETTER_INCHES = 0.085  # about the width of a digit at 9.5 points
 _EDGE = 0.985  # where failures of unknown size stand, in parts of the width from the cheap end
 LEAST_DECADES = 0.95  # of a cost axis: room for three round numbers, also around a single point
 
@@ -79,15 +80,20 @@ class Panel:
         best: dict[str, tuple[Configuration, Point]] = {}
         others: list[Point] = []
         for configuration, point in members:  # the best come first
-            if best.setdefault(str(configuration.knob_value), (configuration, point))[0] is not configuration:
+            step = str(point[0] if self.axis.is_setting else configuration.knob_value)
+            if best.setdefault(step, (configuration, point))[0] is not configuration:
                 others.append(point)
-        ordered = sorted(best.values(), key=lambda member: _by_size(member[0], member[1]))
+        ordered = sorted(best.values(), key=lambda member: self._place(*member))
         points = tuple(point for _, point in ordered)
         if self.upright is not None:
             return Line(model, points, (0.0,) * len(points), ())
         quantities = [configuration.quantity(metric) for configuration, _ in ordered]
         errors = tuple(q.standard_error or 0.0 if q else 0.0 for q in quantities)
         return Line(model, points, errors, tuple(others))
+
+    def _place(self, configuration: Configuration, point: Point) -> tuple[float, float]:
+        """Order a line by what the model came to, on every axis: a knob's None may stand for all or for nothing."""
+        return (0.0 if self.axis.is_setting else PARAMETERS.value(configuration) or 0.0, point[0])
 
     def failures(self) -> list[Failures]:
         """Return the failures by model and outcome."""
@@ -105,11 +111,6 @@ class Panel:
         points = [point for line in self.lines() for point in (*line.points, *line.others)]
         found = frontier(points, lower_cost=self.axis.lower_is_better, higher_score=self.comparison.higher_is_better)
         return [points[index] for index in found]
-
-
-def _by_size(configuration: Configuration, point: Point) -> tuple[float, float]:
-    """Order a line by what the model came to, on every axis: a knob's None may stand for all or for nothing."""
-    return (PARAMETERS.value(configuration) or 0.0, point[0])
 
 
 def strip_inches(panel: Panel) -> float:
@@ -166,13 +167,8 @@ def staircase(panel: Panel, axes: Axes) -> list[Point]:
 
 def _frame(axes: Axes, panel: Panel) -> None:
     """Set limits, ticks and grid; all that is not data is thin and grey."""
-    axes.set_xscale("log")
-    low, high = _limits(panel)
-    axes.set_xlim(low, high)
+    _scale_sideways(axes, panel)
     _scale_upwards(axes, panel)
-    axes.set_xticks(_ticks(low, high))
-    axes.set_xticks([], minor=True)
-    axes.xaxis.set_major_formatter(lambda value, _: panel.axis.write(value))
     axes.grid(True, color=INK, alpha=0.2, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, length=0, pad=5)
@@ -205,11 +201,34 @@ def _scale_upwards(axes: Axes, panel: Panel) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: write(value))
 
 
-def _limits(panel: Panel) -> Point:
-    """Return the ends of the cost axis: all points and all failures of known size, with some room."""
-    costs = [x for line in panel.lines() for x, _ in (*line.points, *line.others)]
-    costs += [x for failures in panel.failures() for x in failures.places if x is not None]
-    return _with_room(costs or [1.0, 10.0])
+def _scale_sideways(axes: Axes, panel: Panel) -> None:
+    """Set scale, limits and ticks of the horizontal axis: all points, all failures of known place, and some room."""
+    places = [x for line in panel.lines() for x, _ in (*line.points, *line.others)]
+    places += [x for failures in panel.failures() for x in failures.places if x is not None]
+    if panel.axis.is_linear:
+        margin = 0.08 * (max(places) - min(places)) or 1.0
+        low, high = min(places) - margin, max(places) + margin
+    else:
+        axes.set_xscale("log")
+        low, high = _with_room(places or [1.0, 10.0])
+    axes.set_xlim(low, high)
+    axes.set_xticks(_at_values(axes, panel, places) if panel.axis.is_setting else _ticks(low, high))
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(lambda value, _: panel.axis.write(value))
+
+
+def _at_values(axes: Axes, panel: Panel, places: Sequence[float]) -> list[float]:
+    """Return the different values as ticks, without those whose labels would touch that of a smaller one."""
+    values = sorted(set(places))
+    inches = axes.transData.transform([(value, 0.0) for value in values])[:, 0] / axes.figure.dpi
+    ticks: list[float] = []
+    end = -math.inf
+    for value, centre in zip(values, inches, strict=True):
+        half = _LETTER_INCHES * len(panel.axis.write(value)) / 2
+        if centre - half >= end + _LETTER_INCHES:
+            ticks.append(value)
+            end = centre + half
+    return ticks
 
 
 def _with_room(values: Sequence[float]) -> Point:
@@ -237,13 +256,9 @@ def _ticks(low: float, high: float) -> list[float]:
 def _draw_failures(strip: Axes, panel: Panel, *, font_size: float) -> None:
     """Draw a strip below the axis: a row for each model and outcome, crosses where they would stand, and the word."""
     rows = panel.failures()
-    strip.set_xscale("log")
-    strip.set_xlim(_limits(panel))
+    _scale_sideways(strip, panel)
     strip.set_ylim(len(rows) - 0.5 + 0.25, -0.5 - 0.25)
-    strip.set_xticks(_ticks(*_limits(panel)))
-    strip.set_xticks([], minor=True)
     strip.set_yticks([])
-    strip.xaxis.set_major_formatter(lambda value, _: panel.axis.write(value))
     strip.grid(True, axis="x", color=INK, alpha=0.2, linewidth=0.6)
     strip.tick_params(colors=INK, length=0, pad=5)
     strip.patch.set(facecolor=INK, alpha=0.08)

@@ -34,7 +34,7 @@ _MOST_LOG_LINES = 10
 _SHOWN_ELSEWHERE = {
     "schema_version", "status", "model_title", "dataset", "dataset_name", "filter", "protocol", "split_fingerprint",
     "n_train_users", "n_items", "n_train_interactions", "n_test_users", "dropped_users", "machine", "versions",
-    "phases", "history", "reason", "log_tail",
+    "phases", "history", "reason", "log_tail", "cocluster_examples",
 }  # fmt: skip
 _LONGEST_LINE = 300
 
@@ -229,7 +229,7 @@ def _settings(record: RunRecord) -> str:
     lines = [
         f"{name}: {value if isinstance(value, str) else canonical(value)}"
         for name in record.__struct_fields__
-        if name not in _SHOWN_ELSEWHERE and (value := getattr(record, name)) not in (None, "", {})
+        if name not in _SHOWN_ELSEWHERE and (value := getattr(record, name)) not in (None, "", {}, [])
     ]
     for name, phase in record.phases.items():
         costs = {key: value for key, value in msgspec.to_builtins(phase).items() if value is not None}

@@ -16,21 +16,20 @@ from recscale.reporting.canvas import Layout, draw, label_of, legend_of, setting
 from recscale.reporting.comparisons import Comparison, Configuration, text
 from recscale.reporting.palette import INK, Style
 from recscale.reporting.panels import Panel
-from recscale.reporting.tables import NOTHING, Cell, Column, scored
+from recscale.reporting.tables import NOTHING, Cell, Column, Grid, scored
 
 _LEAST_COMMON = 2  # sizes that two models must share for a table
+_NOTE = "The best configuration of each model at each size; the best of each row is marked."
 Size = tuple[int, float, str]  # sorts numbers as numbers, text after them, None last
 Sized = dict[Size, list[Configuration]]
 
 
-@dataclass(frozen=True)
-class SizeTable:
+@dataclass(frozen=True, kw_only=True)
+class SizeTable(Grid):
     """The main metric by size: a row a value of the knob, a column a model, the best configuration of each size."""
 
     knob: str
     metric: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
 
 
 def size_tables(comparison: Comparison) -> list[SizeTable]:
@@ -42,7 +41,7 @@ def size_tables(comparison: Comparison) -> list[SizeTable]:
     for configuration in comparison.configurations:
         knob = configuration.records[0].size_knob
         if knob is not None:
-            by_knob[knob][configuration.model][_size(configuration.knob_value)].append(configuration)
+            by_knob[knob][configuration.model][size_of(configuration.knob_value)].append(configuration)
     return [
         _table(knob, comparison, dict(sorted(models.items())))
         for knob, models in sorted(by_knob.items())
@@ -50,7 +49,8 @@ def size_tables(comparison: Comparison) -> list[SizeTable]:
     ]
 
 
-def _size(value: Any) -> Size:
+def size_of(value: Any) -> Size:
+    """Return the value of a size knob so that it sorts."""
     if value is None:
         return (2, 0.0, "")
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -67,7 +67,14 @@ def _table(knob: str, comparison: Comparison, models: Mapping[str, Sized]) -> Si
         first = next(configuration for found in members for configuration in found)
         label = "all" if first.knob_value is None else text(first.knob_value)
         rows.append((Cell(label), *_cells(members, comparison)))
-    return SizeTable(knob, metric, (Column(knob), *map(Column, models)), tuple(rows))
+    return SizeTable(
+        title=f"{metric} by {knob}",
+        columns=(Column(knob), *map(Column, models)),
+        rows=tuple(rows),
+        note=_NOTE,
+        knob=knob,
+        metric=metric,
+    )
 
 
 def _cells(members: Sequence[Sequence[Configuration]], comparison: Comparison) -> list[Cell]:

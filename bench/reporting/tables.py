@@ -21,16 +21,18 @@ class Cell:
     text: str
     value: float | None = None
     is_best: bool = False
+    is_second: bool = False
     is_failure: bool = False
-    note: str = ""  # smaller print behind the text: the standard error, the spread
+    note: str = ""  # smaller print behind the text: the standard error, the spread, an interval
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A heading, and whether the cells are numbers."""
+    """A heading, and whether the cells are numbers, or text of several lines."""
 
     heading: str
     is_number: bool = True
+    is_long: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,18 @@ class Table:
     def title(self) -> str:
         """The title of the comparison."""
         return self.comparison.title
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A table beside the main one: the first cell of a row names it; `note` stands below."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+    is_sortable: bool = False
+    ranks_columns: bool = False  # whether the best and the second of each column are marked
 
 
 @dataclass(frozen=True)
@@ -170,9 +184,18 @@ def scored(quantity: Quantity | None, best: float | None, *, with_note: bool = T
     return Cell(units.score(quantity.mean), value, is_best=best is not None and value == best, note=" ".join(parts))
 
 
+def named(configuration: Configuration, name: str | None = None) -> Cell:
+    """Return the first cell of a row: the model, or another name for it, its details in smaller print."""
+    return Cell(name or configuration.model, note=", ".join(configuration.details))
+
+
+def written(value: float | None, write: Callable[[float], str], note: str = "") -> Cell:
+    """Return the cell of a figure; a dash if it was not measured."""
+    return Cell(NOTHING) if value is None else Cell(write(value), value, note=note)
+
+
 def _measured(configuration: Configuration, measure: _Measure) -> Cell:
-    value = configuration.mean(measure.read)
-    return Cell(NOTHING) if value is None else Cell(measure.write(value), value)
+    return written(configuration.mean(measure.read), measure.write)
 
 
 def _runs(configuration: Configuration) -> Cell:

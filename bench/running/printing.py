@@ -26,6 +26,7 @@ from recscale.running.runner import Plan
 from recscale.testing.conformance import check
 
 SHOWN_METRICS = 5
+SHOWN_KEY_LETTERS = 8  # of the 64: enough to tell the records of a store apart
 EXTRAS = {"cholmod": "sksparse", "gpu": "pynvml", "peers": "sansa"}
 
 
@@ -81,7 +82,7 @@ def print_records(records: Sequence[RunRecord], *, as_json: bool) -> None:
         names = list(dict.fromkeys(name for record in group for name in record.metrics))[:SHOWN_METRICS]
         rows = [[_configuration(r, group), *_cells(r, names)] for r in group]
         _out(f"\n{dataset}, {protocol}")
-        _out(columns(["model", *names, "parameters", "size", "fit", "fit peak", "users/s"], rows))
+        _out(columns(["model", *names, "parameters", "size", "fit", "fit peak", "users/s", "key"], rows))
 
 
 def _cells(record: RunRecord, names: Sequence[str]) -> list[str]:
@@ -95,6 +96,7 @@ def _cells(record: RunRecord, names: Sequence[str]) -> list[str]:
         format_seconds(fit.wall_seconds),
         format_bytes(fit.peak_rss_bytes),
         format_count(record.users_per_second),
+        record.key[:SHOWN_KEY_LETTERS],
     ]
 
 

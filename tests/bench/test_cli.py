@@ -59,6 +59,9 @@ WRONG_FLAGS = {
     "a filter that leaves nothing": (["run", "--data", "good.csv", "-m", "ease", "--min-rating", "9"], "leaves"),
     "a name that is nothing": (["info", "eas"], "did you mean 'ease'"),
     "nothing to check": (["check"], "name a model"),
+    "an explanation from no store": (["explain", "abcdef", "u1", "--store", "nowhere"], "no store"),
+    "a list of what can be explained in no store": (["explain", "--store", "nowhere"], "no store"),
+    "an explanation of no recommendation": (["explain", "abcdef", "u1", "--top", "0"], "top=0"),
     "a report of no store": (["report", "--store", "nowhere"], "no store"),
     "a suite that is not there": (["run", "--suite", "none.yaml"], "cannot be read"),
 }
@@ -210,13 +213,43 @@ def test_a_file_without_a_header_is_read_by_the_numbers_of_its_columns(folder, c
     assert json.loads(capfd.readouterr().out)["prepared"]["n_interactions"] == len({tuple(r[:2]) for r in rows})
 
 
-@pytest.mark.parametrize("verb", ["run", "run-all", "plan", "prepare", "list", "info", "report", "check", "doctor"])
+@pytest.mark.parametrize(
+    "verb", ["run", "run-all", "plan", "prepare", "list", "info", "report", "explain", "check", "doctor"]
+)
 def test_every_verb_has_help_with_an_example(verb, capsys):
     code = call(verb, "--help")
 
     printed = capsys.readouterr().out
     assert code == 0
     assert f"recscale {verb}" in printed.split("xample")[-1]
+
+
+def test_the_table_of_a_run_shows_the_key_by_which_a_record_is_explained(folder, capfd):
+    call("run", "--data", "good.csv", "-m", "popularity", "--store", "s")
+    (path,) = (folder / "s").rglob("popularity-*.json")
+    key = path.stem.rpartition("-")[2]
+    printed = capfd.readouterr().out
+
+    code = call("explain", key[:8], "u1", "--store", "s")
+
+    assert f"  {key[:8]}\n" in printed
+    assert code == 2
+    assert "has no co-clusters" in capfd.readouterr().err
+
+
+def test_a_recommendation_is_explained_by_the_beginning_of_a_key(folder, capfd):
+    call("run", "--data", "good.csv", "-m", "elfm[n_clusters=8,factors=4,epochs=2]", "--device", "cpu", "--store", "s")
+    call("explain", "--store", "s", "--json")
+    (listed,) = json.loads(capfd.readouterr().out.splitlines()[-1])
+
+    codes = [call("explain", listed["key"][:6], "u1", "--store", "s", "--top", "2", *more) for more in ([], ["--json"])]
+    *page, document = capfd.readouterr().out.splitlines()
+
+    assert codes == [0, 0]
+    assert "shares of the score" in "\n".join(page)
+    assert len(json.loads(document)["recommendations"]) == 2
+    assert call("explain", listed["key"][:6], "u1x", "--store", "s") == 2
+    assert "no user 'u1x'; did you mean 'u1'" in capfd.readouterr().err
 
 
 def test_info_shows_options_and_source(capsys):

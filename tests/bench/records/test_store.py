@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from recscale.errors import StoreError
+from recscale.errors import StoreError, UsageError
 from recscale.records.record import SCHEMA_VERSION, Phase, RunRecord
 from recscale.records.store import Store
 
@@ -147,3 +147,41 @@ def test_only_one_process_holds_a_claim_and_its_death_frees_it(tmp_path):
     other.stdout.close()
     with Store(tmp_path).claim("k") as mine:
         assert mine
+
+
+def test_a_record_is_found_by_the_beginning_of_its_key_in_either_case(tmp_path):
+    store = Store(tmp_path, "machine")
+    for letter in "abc":
+        store.put(record_of(key=letter * 64))
+
+    assert store.find("bbbbbb").key == "b" * 64
+    assert store.find(" " + "C" * 64).key == "c" * 64
+
+
+def test_of_the_records_of_one_job_on_two_machines_a_finished_one_is_found(tmp_path):
+    Store(tmp_path, "one").put(record_of(status="timeout", reason="too long"))
+    Store(tmp_path, "other").put(record_of())
+    Store(tmp_path, "third").put(record_of(status="timeout", reason="too long"))
+
+    assert Store(tmp_path).find("aaaaaa").status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("beginning", "expected"),
+    [
+        ("aaaaa", "at least 6 of the letters"),
+        ("elfm-aaaaaa", "no beginning of a key"),
+        ("aaaaab", "did you mean 'aaaaaa'"),
+        ("123456", "recscale explain --store .* lists the keys"),
+        ("cccccc", r"2 keys in .* begin with 'cccccc': .*give more letters"),
+    ],
+)
+def test_a_key_that_names_no_record_or_several_is_an_error_with_the_remedy(tmp_path, beginning, expected):
+    store = Store(tmp_path, "machine")
+    for key in ("a" * 64, "c" * 64, "c" * 10 + "d" * 54):
+        store.put(record_of(key=key))
+
+    with pytest.raises(UsageError, match=expected) as raised:
+        store.find(beginning)
+
+    assert "\n" not in str(raised.value)

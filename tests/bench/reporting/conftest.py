@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from recscale.records.record import Phase, RunRecord
+from recscale.records.record import CoClusterExample, Phase, RunRecord
 
 MACHINE = {"cpu": "AMD EPYC 9R14", "usable_cores": 2, "memory_bytes": 25_000_000_000, "gpus": [], "python": "3.11.2"}
 MAIN_METRIC = {"fold-in": "ndcg@100", "hold-one-out": "mrr", "fixed": "recall_all@20"}
@@ -120,6 +120,41 @@ def realistic(dataset: str = "debian-depends", protocol: str = "fold-in", scale:
     return records
 
 
+def judged(model: str = "elfm", *, precision: float | None = 0.6, **changes: Any) -> RunRecord:
+    """Return a finished record with co-clusters, their examples, and the time of one more item.
+
+    `precision` is that of the intrusion task, 0.1 each way its interval; None for no co-cluster that could be shown.
+    """
+    measures = {
+        "n_coclusters": 64.0, "n_dead": 2.0, "n_judged": 60.0, "item_positive_share": 0.31,
+        "user_positive_share": 0.5, "n_nondegenerate_positive": 60.0, "n_nondegenerate_strong": 40.0,
+        "n_nondegenerate_top1": 10.0, "n_nondegenerate_top5": 30.0, "intrusion_chance": 0.25,
+        "mean_jaccard@20": 0.02, "distinct_share@20": 0.43, "lift": 2.9, "lift_low": 2.5, "lift_high": 3.4,
+    }  # fmt: skip
+    if precision is not None:
+        measures |= {"n_intrusion_groups": 60.0, "intrusion_precision_random": 0.23}
+        measures |= _interval("intrusion_precision", precision, 0.1)
+        for k in (5, 10, 20):
+            measures |= {f"npmi@{k}": 0.3, f"npmi_random@{k}": 0.1} | _interval(f"npmi_excess@{k}", 0.2, 0.05)
+    examples = [
+        CoClusterExample(user=7, cluster=c, affinity=a, items=["Nina Simone", f"band {c}"])
+        for c, a in ((3, 0.5), (41, 2.25))
+    ]
+    usual = {
+        "coclusters": {f"cocluster.{name}": value for name, value in measures.items()},
+        "cocluster_source": "model",
+        "cocluster_examples": examples,
+        "update_median_seconds": 0.0004,
+        "update_p99_seconds": 0.0009,
+        "state_update_median_seconds": 0.00002,
+    }
+    return make_record(model, **(usual | changes))
+
+
+def _interval(name: str, value: float, half: float) -> dict[str, float]:
+    return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
+
+
 @pytest.fixture
 def record() -> Callable[..., RunRecord]:
     return make_record
@@ -133,3 +168,8 @@ def sized_record() -> Callable[..., RunRecord]:
 @pytest.fixture
 def realistic_records() -> Callable[..., list[RunRecord]]:
     return realistic
+
+
+@pytest.fixture
+def judged_record() -> Callable[..., RunRecord]:
+    return judged

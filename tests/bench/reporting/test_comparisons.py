@@ -71,6 +71,23 @@ def test_seeds_become_one_configuration_with_mean_error_and_spread(record):
     assert quantity.spread == pytest.approx(statistics.stdev(scores))
 
 
+def test_the_headlines_are_the_main_metric_and_what_papers_report_as_far_as_it_was_measured(record):
+    metrics = {"mrr": 0.1, "hr@10": 0.2, "hr@50": 0.3, "gini@100": 0.4}
+    one, other = (record(protocol="hold-one-out", metrics=metrics) for _ in range(2))
+    one.protocol, other.protocol = "hold-one-out[target=random]", "of my own"
+
+    assert compare([one])[0].headlines == ("mrr", "hr@50")
+    assert compare([one], metric="hr@10")[0].headlines == ("hr@10", "mrr", "hr@50")
+    assert compare([other])[0].headlines == ("mrr",)
+    assert compare([record(status="error")])[0].headlines == ()
+
+
+def test_the_name_of_the_data_is_the_title_without_the_protocol(record):
+    records = [record(split_fingerprint=split * 64) for split in "56"]
+
+    assert [c.data for c in compare(records)] == ["debian-depends · split 55555555", "debian-depends · split 66666666"]
+
+
 def test_a_failed_seed_stands_beside_those_that_finished(record):
     records = [record("bpr", seed=0), record("bpr", seed=1), record("bpr", seed=2, status="error", reason="NaN")]
 

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from recscale.errors import StoreError, UnknownName, UsageError
+from recscale.records.record import CoClusterExample
 from recscale.reporting.page import escape_markdown, write_report
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>--><b>|`*[x](javascript:alert(3))'
@@ -150,9 +151,12 @@ def test_hostile_strings_are_shown_and_never_run(record, tmp_path):
         "log_tail": [HOSTILE], "split_fingerprint": HOSTILE, "filter": {HOSTILE: HOSTILE}, "started_at": HOSTILE,
         "calibration": {HOSTILE: 1.0},
     }  # fmt: skip
+    examples = [CoClusterExample(user=1, cluster=2, affinity=1.0, items=[HOSTILE])]
+    judged = {"coclusters": {"cocluster.n_dead": 1.0}, "cocluster_examples": examples, "update_median_seconds": 1.0}
     records = [
-        record(HOSTILE, metrics={HOSTILE: 0.5}, standard_errors={HOSTILE: 0.1}, **places),
+        record(HOSTILE, **judged, metrics={HOSTILE: 0.5}, standard_errors={HOSTILE: 0.1}, **places),
         record(HOSTILE + "2", status="error", reason=HOSTILE, failed_phase=HOSTILE, **places),
+        record(HOSTILE, **(places | {"dataset": HOSTILE + "3"})),
     ]
 
     written = write_report(records, tmp_path)
@@ -206,6 +210,52 @@ def test_runs_of_two_machines_come_with_a_warning(record, tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "Machines A, B made these records" in text
     assert "not comparable, except as ratios to the calibration" in text
+
+
+def test_co_clusters_costs_and_data_sets_stand_in_both_pages(judged_record, tmp_path):
+    records = [
+        judged_record(model, dataset=dataset, score=score, cocluster_source=source, parameters={})
+        for dataset in ("ml-1m", "web")
+        for model, score, source in (("elfm", 0.5, "model"), ("wrmf", 0.4, "clustering"))
+    ]
+
+    names = [path.name for path in write_report(records, tmp_path) if path.suffix == ".svg"]
+
+    assert {"ml-1m-fold-in-coclusters.svg", "web-fold-in-coclusters.svg"} <= set(names)
+    markdown, page = ((tmp_path / name).read_text() for name in ("report.md", "report.html"))
+    assert re.findall(r"\((\S+\.svg)\)", markdown) == names
+    assert page.count("<svg") == len(names)
+    assert "## Models by data set · fold-in\n\n| model | ml-1m ndcg@100 |" in markdown
+    assert "| elfm | **0.5000** |" in markdown
+    assert "| wrmf | *0.4000* |" in markdown
+    assert '<td class="number second" data-value="0.4">0.4000</td>' in page
+    for text in (markdown, page):
+        for words in ("WRMF clustering", "Cost of a model and of a user", "state alone", "Nina Simone · band 41"):
+            assert words in text
+        assert text.count("automated proxies for the study with people") == 2
+
+
+def test_every_table_of_the_page_is_named_and_can_be_reached_and_each_row_has_a_head(judged_record, tmp_path):
+    write_report([judged_record(dataset=dataset) for dataset in ("ml-1m", "web")], tmp_path, formats=("html",))
+
+    page = (tmp_path / "report.html").read_text()
+
+    tables = re.findall(r'<div class="scroll" tabindex="0" role="region" aria-label="Table: ([^"]+)">\n<table', page)
+    assert len(tables) == len(set(tables)) == page.count("<table") == 1 + 2 * 4
+    grids = [body for body in re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL) if "<th" in body]
+    assert len(grids) == 1 + 2 * 3
+    assert all(body.count('<th scope="row"') == body.count("<tr>") for body in grids)
+    assert {name for name in read(tmp_path / "report.html").ids if name.startswith("recscale-")} == {
+        "recscale-matrix-1", "recscale-machines", "recscale-commands",
+    }  # fmt: skip
+
+
+def test_records_without_the_new_measures_make_none_of_their_tables(realistic_records, tmp_path):
+    write_report(realistic_records(), tmp_path)
+
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        assert not re.search("o-cluster|Cost of a model|Models by data set", text), name
 
 
 def test_a_thousand_records_stay_small(sized_record, record, tmp_path):

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -45,7 +46,7 @@ def test_a_grid_is_drawn_as_a_line_for_each_value(tuned):
 
 
 def test_the_legend_runs_from_the_smallest_value_to_the_largest(tuned):
-    (sweep,) = found(grid(tuned, values=(1000.0, 0.5, 90, 1e-7)))
+    (sweep,) = found(grid(tuned, ks=(20, 50, 100, 200, 500), values=(1000.0, 0.5, 90, 1e-7)))
 
     legend = [text.get_text() for text in draw_sweep(sweep).legends[0].get_texts()]
 
@@ -98,7 +99,7 @@ def test_each_option_with_a_grid_has_its_own_figure_and_each_model_too(tuned):
     "settings",
     [
         [(20, 70.0), (200, 70.0), (500, 70.0), (None, 70.0)],
-        [(20, 70.0), (20, 80.0), (20, 90.0), (20, 95.0)],
+        [(20, 70.0), (20, 80.0)],
         [(20, 70.0), (50, 80.0), (100, 90.0), (200, 95.0)],
         [(20, 70.0), (200, 70.0), (20, 80.0)],
         [(20, "a"), (200, "a"), (20, "b"), (200, "b")],
@@ -109,6 +110,130 @@ def test_each_option_with_a_grid_has_its_own_figure_and_each_model_too(tuned):
 )
 def test_what_is_no_grid_is_not_drawn(tuned, settings):
     assert found([tuned(k, l2=value) for k, value in settings]) == []
+
+
+def test_an_option_with_more_values_than_sizes_is_the_axis_and_the_sizes_are_lines(tuned):
+    (sweep,) = found(grid(tuned, values=(70.0, 500.0, 1000.0)))
+
+    figure = draw_sweep(sweep)
+
+    main, second = figure.axes
+    looks = ramp(["k = 20", "k = 200"])
+    lines = {line.get_color(): line.get_xydata().tolist() for line in main.lines}
+    assert (sweep.along_option, sweep.names) == (True, ("k = 20", "k = 200"))
+    assert lines[looks["k = 20"].colour] == [[70, 0.313], [500, 0.27], [1000, 0.22]]
+    assert lines[looks["k = 200"].colour] == [[70, 0.493], [500, 0.45], [1000, 0.4]]
+    assert [axes.get_title("left") for axes in figure.axes] == ["ndcg@100", "recall@50"]
+    assert second.lines[0].get_ydata().tolist() == pytest.approx([1.2 * y for y in (0.313, 0.27, 0.22)])
+    assert {axes.get_xlabel() for axes in figure.axes} == {"l2"}
+    assert [text.get_text() for text in figure.texts] == [
+        "ease by l2 and k · debian-depends · fold-in", "ndcg@100 and recall@50, mean over 1,800 test users",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("n_sizes", "n_values", "along_option"), [(2, 2, False), (4, 3, False), (3, 3, True), (1, 3, True), (3, 7, True)]
+)
+def test_the_figure_runs_along_what_has_more_points_and_is_drawn_once(tuned, n_sizes, n_values, along_option):
+    (sweep,) = found(grid(tuned, ks=range(10, 10 + n_sizes), values=range(1, 1 + n_values)))
+
+    assert sweep.along_option is along_option
+
+
+def test_values_spread_over_sizes_are_no_line(tuned):
+    (sweep,) = found([tuned(k, l2=value) for value in (1, 2, 3, 4) for k in (10 * value, 10 * value + 10)])
+
+    assert not sweep.along_option  # two values at each size at most
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "ticks"),
+    [
+        ((512, 1024, 2048), "linear", ["512", "1024", "2048"]),
+        ((8, 32, 64), "linear", ["8", "32", "64"]),
+        ((7, 32, 64), "log", ["7", "32", "64"]),
+        ((0, 0.5, 100.0), "linear", ["0", "100"]),
+        ((-1, 1, 100), "linear", ["-1", "100"]),
+        ((1e-7, 1e-5, 0.1), "log", ["1e-07", "1e-05", "0.1"]),
+    ],
+)
+def test_the_axis_of_an_option_has_its_values_as_ticks_and_spreads_what_lies_far_apart(tuned, values, scale, ticks):
+    (sweep,) = found(grid(tuned, values=values))
+
+    figure = draw_sweep(sweep)
+    figure.canvas.draw()
+
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        assert axes.get_xscale() == scale
+        assert [label.get_text() for label in axes.get_xticklabels()] == ticks
+        assert low < min(values)
+        assert max(values) < high
+
+
+def test_ticks_never_touch(tuned):
+    (sweep,) = found(grid(tuned, values=[1000 + 7 * i for i in range(60)]))
+
+    figure = draw_sweep(sweep)
+    figure.canvas.draw()
+
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+    assert len(boxes) > 3
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+def test_lines_run_along_the_option_also_where_it_changes_the_number_of_parameters(tuned):
+    (sweep,) = found([tuned(20, 0.5, l2=value, n_parameters=1000 - value) for value in (1, 2, 3)])
+
+    (line,) = draw_sweep(sweep).axes[0].lines
+
+    assert line.get_xdata().tolist() == [1, 2, 3]
+
+
+def test_failures_stand_at_their_value_of_the_option(tuned, record):
+    failed = record(status="out_of_memory", parameters={"k": None, "l2": 9.0}, size_knob="k")
+
+    (sweep,) = found([*grid(tuned, values=(1, 2, 3)), failed])
+
+    strips = [axes for axes in draw_sweep(sweep).axes if axes.texts]
+    to_width = [strip.transData + strip.transAxes.inverted() for strip in strips]
+    assert sweep.names == ("k = 20", "k = 200", "k = all")
+    assert [text.get_text() for text in strips[0].texts] == ["failed", "k = all OOM"]
+    for strip, transform in zip(strips, to_width, strict=True):
+        assert strip.lines[0].get_xdata() == pytest.approx([transform.transform((9.0, 0))[0]])
+
+
+def test_of_grids_as_large_the_one_with_the_best_score_is_drawn_and_named(tuned):
+    worse = grid(tuned, values=(1, 2, 3), decay=0.1, order="degree")
+    better = [tuned(k, 0.9, l2=value, decay=1e-7, order="degree") for k in (20, 200) for value in (1, 2, 3)]
+
+    sweep, *_ = [sweep for sweep in found(worse + better) if sweep.option == "l2"]
+
+    assert sweep.others == ("decay = 1e-07",)
+    assert sweep.words == "ndcg@100 and recall@50 of ease against l2, a line for each value of k, at decay = 1e-07"
+    assert draw_sweep(sweep).texts[1].get_text().endswith("test users, decay = 1e-07")
+
+
+def test_three_metrics_are_three_panels_and_a_list_in_words(tuned):
+    records = grid(tuned, values=(1, 2, 3))
+    for one in records:
+        one.metrics["recall@20"] = 0.1
+
+    (sweep,) = found(records)
+
+    assert sweep.measures == "ndcg@100, recall@20 and recall@50"
+    assert len(draw_sweep(sweep).axes) == 3
+
+
+def test_a_metric_that_these_runs_do_not_have_is_not_drawn(tuned, record):
+    records = grid(tuned, values=(1, 2, 3))
+    for one in records:
+        del one.metrics["recall@50"]
+
+    (sweep,) = found([*records, record("other")])
+
+    assert sweep.metrics == ("ndcg@100",)
+    assert len(draw_sweep(sweep).axes) == 1
 
 
 def test_a_model_without_a_size_or_a_metric_is_not_drawn(record):

@@ -1,0 +1,106 @@
+"""Models by data sets: the best of each model on every data set of a protocol, as in table 3 of the ELFM paper."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from recscale.reporting.comparisons import Comparison, Configuration
+from recscale.reporting.tables import NOTHING, Cell, Column, Grid, scored
+
+_NOTE = "The best configuration of each model on each data set, by the main metric, which stands first."
+Found = dict[str, list[Configuration]]  # by model, the best first
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """One metric on one data set: the best score and the second, None where there is no contest."""
+
+    comparison: Comparison
+    metric: str
+    best: float | None
+    second: float | None
+
+
+def matrices(comparisons: Sequence[Comparison]) -> list[Grid]:
+    """Return a table for each protocol under which a model was run on two data sets at least."""
+    by_protocol: dict[str, list[Comparison]] = defaultdict(list)
+    for comparison in comparisons:
+        by_protocol[comparison.first.protocol].append(comparison)
+    return [
+        _matrix(protocol, members)
+        for protocol, members in by_protocol.items()
+        if len(members) > 1 and any(len(places) > 1 for places in _places(members).values())
+    ]
+
+
+def _matrix(protocol: str, comparisons: Sequence[Comparison]) -> Grid:
+    found = [comparison.by_model() for comparison in comparisons]
+    contests = [
+        [_contest(comparison, metric, members) for metric in _metrics(comparison)]
+        for comparison, members in zip(comparisons, found, strict=True)
+    ]
+    places = _places(comparisons)
+    last = max(len(members) for members in found)
+    order = sorted(places, key=lambda m: (sum(places[m].values()) + last * (len(found) - len(places[m])), m))
+    rows = []
+    for model in order:
+        cells = [_cells(members.get(model, []), those) for members, those in zip(found, contests, strict=True)]
+        rows.append((Cell(model), *(cell for group in cells for cell in group)))
+    headings = [f"{contest.comparison.data} {contest.metric}".rstrip() for those in contests for contest in those]
+    return Grid(
+        title=f"Models by data set · {protocol}",
+        columns=(Column("model", is_number=False), *map(Column, headings)),
+        rows=tuple(rows),
+        note=_NOTE,
+        is_sortable=True,
+        ranks_columns=True,
+    )
+
+
+def _metrics(comparison: Comparison) -> tuple[str, ...]:
+    """Return the columns of a data set: its headline metrics; one without a name where nothing finished."""
+    return comparison.headlines or ("",)
+
+
+def _places(comparisons: Sequence[Comparison]) -> dict[str, dict[int, int]]:
+    """Return for each model its place among the models of each data set, by the number of the data set."""
+    found: dict[str, dict[int, int]] = defaultdict(dict)
+    for index, comparison in enumerate(comparisons):
+        for place, model in enumerate(comparison.by_model()):
+            found[model][index] = place
+    return dict(found)
+
+
+def _contest(comparison: Comparison, metric: str, members: Found) -> _Contest:
+    """Return the two best of a column; what is better is known of the main metric where less is better."""
+    scores = [_score(found, metric) for found in members.values()]
+    known = sorted({score for score in scores if score is not None}, reverse=comparison.higher_is_better)
+    is_contest = len(members) > 1 and (comparison.higher_is_better or metric == comparison.metric)
+    best, second = (*known, None, None)[:2] if is_contest else (None, None)
+    return _Contest(comparison, metric, best, second)
+
+
+def _score(found: Sequence[Configuration], metric: str) -> float | None:
+    """Return the score of the best configuration of a model; None if it failed or has no finite one."""
+    best = next((c for c in found if c.succeeded), None)
+    return best.score(metric) if best else None
+
+
+def _cells(found: Sequence[Configuration], contests: Sequence[_Contest]) -> list[Cell]:
+    """Return the cells of a model on one data set: scores, the word of a failure, or dashes where it was not run."""
+    best = next((c for c in found if c.succeeded), None)
+    if best is None:
+        word = ", ".join(dict.fromkeys(c.word for c in found))
+        first = Cell(word, is_failure=True) if found else Cell(NOTHING)
+        return [first, *(Cell(NOTHING) for _ in contests[1:])]
+    return [_ranked(best, contest) for contest in contests]
+
+
+def _ranked(configuration: Configuration, contest: _Contest) -> Cell:
+    """Return a score, marked if it is the best or the second of its column."""
+    quantity = configuration.quantity(contest.metric)
+    cell = scored(quantity, contest.best, with_note=False)
+    is_second = cell.value is not None and cell.value == contest.second
+    return Cell(cell.text, cell.value, cell.is_best, is_second)
