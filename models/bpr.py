@@ -80,14 +80,22 @@ class BPR(Model):
 
     def score(self, history: sp.csr_array) -> NDArray[np.float32]:
         """Return the folded-in user vectors times the item factors, plus the biases: (B, I)."""
+        users = self.user_vectors(history)  # (B, D)
+        with_bias = np.concatenate([users, np.ones((len(users), 1), np.float32)], axis=1)
+        scores: NDArray[np.float32] = with_bias @ self.item_factors_.T
+        return scores
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        """Return the item factors (I, D) without the bias, which raises an item for all users alike: it is no place."""
+        return self.item_factors_[:, :-1]
+
+    def user_vectors(self, history: sp.csr_array) -> NDArray[np.float32]:
+        """Return the folded-in user vectors (B, D); the fold-in knows of the biases, and leaves popularity to them."""
         from recscale.models._bpr_fold_in import Frozen, fold_in
 
         rows = checked_history(history, self.item_factors_.shape[0])
         frozen = Frozen(self.item_factors_, self.negatives_, float(self.regularization), self.fold_in_steps)
-        users = fold_in(rows.indptr, rows.indices, frozen)  # (B, D)
-        with_bias = np.concatenate([users, np.ones((len(users), 1), np.float32)], axis=1)
-        scores: NDArray[np.float32] = with_bias @ self.item_factors_.T
-        return scores
+        return fold_in(rows.indptr, rows.indices, frozen)
 
     def state(self) -> Mapping[str, Array]:
         """Return `item_factors` (I, D + 1), the bias last, and `negatives` (M,), the item numbers to compare with."""

@@ -61,10 +61,18 @@ class WRMF(Model):
 
     def score(self, history: sp.csr_array) -> NDArray[np.float32]:
         """Return the folded-in user factors times the item factors: (B, I)."""
-        rows = sp.csr_matrix(checked_history(history, self.item_factors_.shape[0]))
-        user_factors = self.fold_in_.recalculate_user(np.arange(rows.shape[0]), rows)  # (B, D)
-        scores: NDArray[np.float32] = user_factors @ self.item_factors_.T
+        scores: NDArray[np.float32] = self.user_vectors(history) @ self.item_factors_.T  # (B, D) @ (D, I) -> (B, I)
         return scores
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        """Return the item factors (I, D)."""
+        return self.item_factors_
+
+    def user_vectors(self, history: sp.csr_array) -> NDArray[np.float32]:
+        """Return the folded-in user factors (B, D)."""
+        rows = sp.csr_matrix(checked_history(history, self.item_factors_.shape[0]))
+        vectors: NDArray[np.float32] = self.fold_in_.recalculate_user(np.arange(rows.shape[0]), rows)
+        return vectors
 
     def state(self) -> Mapping[str, Array]:
         """Return `item_factors` (I, D); the (D, D) Gram matrix of the fold-in is computed from them."""

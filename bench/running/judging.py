@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from recscale.abilities import CoClustered
+from recscale.abilities import CoClustered, Factored
 from recscale.evaluation.coclusters import judge_model, likeliest
 from recscale.evaluation.split_file import load_names, load_split
 from recscale.running.job import Job
@@ -17,7 +17,7 @@ N_EXAMPLE_USERS = 3
 
 def can_be_judged(model: Any) -> bool:
     """Tell whether a model has co-clusters, or vectors that can be clustered."""
-    return isinstance(model, CoClustered)
+    return isinstance(model, CoClustered | Factored)
 
 
 def judged(model: Any, job: Job) -> dict[str, Any]:
@@ -27,6 +27,11 @@ def judged(model: Any, job: Job) -> dict[str, Any]:
     """
     path = Path(job.prepared.split_path)
     split = load_split(path)
+    if not isinstance(model, CoClustered):
+        from recscale.evaluation.clustering import judge_factored
+
+        report = judge_factored(model, split.train, split.test, job.seed)
+        return {"coclusters": report.as_record(), "cocluster_source": "clustering"}
     popularity = np.bincount(split.train.indices, minlength=split.train.shape[1])
     report = judge_model(model, split.test, popularity, job.seed)
     rng = np.random.default_rng(job.seed)

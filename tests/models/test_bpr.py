@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from recscale.abilities import Factored
 from recscale.contract import FitContext
 from recscale.errors import DeadlineExceeded, UsageError
 from recscale.models.bpr import BPR
@@ -72,6 +73,18 @@ def test_a_user_who_has_every_negative_gets_the_biases():
     scores = model.score(sp.csr_array(np.ones((1, 25), np.float32)))
 
     np.testing.assert_allclose(scores[0], model.state()["item_factors"][:, -1], rtol=1e-6)
+
+
+def test_scores_are_the_products_of_the_vectors_of_users_and_items_and_the_biases():
+    history = random_rows(6, 1)
+    model = BPR(factors=4, iterations=30, learning_rate=0.1).fit(random_rows(60, 0))
+
+    users, items = model.user_vectors(history), model.item_vectors()
+
+    biases = model.state()["item_factors"][:, -1]
+    assert isinstance(model, Factored) and np.ptp(biases) > 0.1
+    assert (users.shape, items.shape, users.dtype, items.dtype) == ((6, 4), (25, 4), np.float32, np.float32)
+    np.testing.assert_allclose(model.score(history), users.astype(np.float64) @ items.T + biases, rtol=1e-4, atol=1e-6)
 
 
 def test_negatives_come_up_as_often_as_they_are_popular():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from recscale.abilities import Factored
 from recscale.contract import FitContext
 from recscale.errors import DeadlineExceeded, UsageError
 from recscale.models.wrmf import WRMF
@@ -77,6 +78,17 @@ def test_an_empty_history_scores_nothing():
     model = WRMF(factors=3).fit(random_rows(60, 0))
 
     np.testing.assert_array_equal(model.score(sp.csr_array((1, 25), dtype=np.float32)), np.zeros((1, 25)))
+
+
+def test_scores_are_the_products_of_the_vectors_of_users_and_items():
+    history = random_rows(6, 1)
+    model = WRMF(factors=3).fit(random_rows(60, 0))
+
+    users, items = model.user_vectors(history), model.item_vectors()
+
+    assert isinstance(model, Factored)
+    assert (users.shape, items.shape, users.dtype, items.dtype) == ((6, 3), (25, 3), np.float32, np.float32)
+    np.testing.assert_allclose(model.score(history), users.astype(np.float64) @ items.T, rtol=1e-4, atol=1e-6)
 
 
 def test_only_item_factors_count():

@@ -114,3 +114,14 @@ def test_an_incremental_model_has_the_latency_of_an_update(tmp_path, data_file):
     (record,) = Store(tmp_path / "s").records()
     assert record.update_p99_seconds >= record.update_median_seconds >= record.state_update_median_seconds > 0
     assert record.cocluster_source == "model"
+
+
+def test_the_vectors_of_a_model_without_coclusters_are_clustered(tmp_path, data_file):
+    recscale.run(
+        {"file": {"path": str(data_file)}}, models=["wrmf[factors=4]"], store=tmp_path / "s", progress=False
+    )  # fmt: skip
+
+    (record,) = Store(tmp_path / "s").records()
+    assert record.status == "ok" and record.cocluster_source == "clustering"
+    assert record.coclusters["cocluster.n_coclusters"] == (48 + 20) // 20
+    assert record.cocluster_examples == []
