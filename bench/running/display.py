@@ -47,6 +47,30 @@ def summary(record: RunRecord) -> str:
     return ", ".join([*parts, *record.warnings])
 
 
+class _Logged:
+    """The phase of each running job, and the last value of each series that its model logs in it."""
+
+    def __init__(self) -> None:
+        self._phase: dict[str, str] = {}
+        self._values: dict[str, dict[str, float]] = {}
+
+    def take(self, job: Job, event: dict[str, Any]) -> None:
+        """Take in an event."""
+        if event.get("event") == "phase":
+            self._phase[job.key], self._values[job.key] = str(event.get("name")), {}
+        elif event.get("name") != "progress" and isinstance(event.get("value"), int | float):
+            self._values.setdefault(job.key, {})[str(event.get("name"))] = event["value"]
+
+    def phase(self, job: Job) -> str:
+        """Return the phase of a job."""
+        return self._phase.get(job.key, "")
+
+    def note(self, job: Job) -> str:
+        """Return the phase and all values in one line, such as "fit: loss 4.54, validation mrr 0.163"."""
+        values = ", ".join(f"{name} {value:.4g}" for name, value in self._values.get(job.key, {}).items())
+        return f"{self.phase(job)}: {values}" if values else self.phase(job)
+
+
 class Silent:
     """Shows nothing."""
 
@@ -67,7 +91,7 @@ class Lines:
         self._stream = stream
         self._n_jobs = self._n_done = 0
         self._spoke = time.monotonic()
-        self._phase: dict[str, str] = {}
+        self._logged = _Logged()
 
     def preparing(self, data: Data) -> None:
         """Say that a data set is being prepared."""
@@ -89,11 +113,12 @@ class Lines:
 
     def event(self, job: Job, event: dict[str, Any]) -> None:
         """Say now and then how far a job has come."""
-        if event.get("event") == "phase":
-            self._phase[job.key] = str(event.get("name"))
-        elif time.monotonic() - self._spoke > LINE_INTERVAL_SECONDS and event.get("name") == "progress":
+        self._logged.take(job, event)
+        if time.monotonic() - self._spoke > LINE_INTERVAL_SECONDS and event.get("name") == "progress":
             done, total = event.get("step", 0), event.get("value", 0)
-            self._say(f"  {self._phase.get(job.key, '')} {done:g} of {total:g}  {job.label}")
+            values = self._logged.note(job).partition(": ")[2]
+            told = f" ({values})" if values else ""
+            self._say(f"  {self._logged.phase(job)} {done:g} of {total:g}{told}  {job.label}")
 
     def finished(self, job: Job, record: RunRecord) -> None:
         """Say what came of a job."""
@@ -132,7 +157,7 @@ class Bars:
         self._overall: Any = None
         self._bars: dict[str, Any] = {}
         self._lines = Lines(_Above(self._progress))
-        self._phase: dict[str, str] = {}
+        self._logged = _Logged()
 
     def preparing(self, data: Data) -> None:
         """Show that a data set is being prepared."""
@@ -162,14 +187,13 @@ class Bars:
         bar = self._bars.get(job.key)
         if bar is None:
             return
+        self._logged.take(job, event)
         if event.get("event") == "phase":
-            self._phase[job.key] = str(event.get("name"))
-            self._progress.update(bar, total=None, completed=0, note=self._phase[job.key])
+            self._progress.update(bar, total=None, completed=0, note=self._logged.note(job))
         elif event.get("name") == "progress":
             self._progress.update(bar, completed=event.get("step"), total=event.get("value"))
-        elif isinstance(event.get("value"), int | float):
-            note = f"{self._phase.get(job.key, '')} {event.get('name')} {event['value']:.4g}"
-            self._progress.update(bar, note=note)
+        else:
+            self._progress.update(bar, note=self._logged.note(job))
 
     def finished(self, job: Job, record: RunRecord) -> None:
         """Take the bar of a job away and say what came of it."""

@@ -40,7 +40,7 @@ class Reporter:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._last = 0.0
+        self._last: dict[str, float] = {}  # when each name was sent: what comes at the end of an epoch comes together
         self.history: dict[str, list[list[float]]] = {}
         self.phase = "start"
 
@@ -61,8 +61,9 @@ class Reporter:
             if len(series) < MAX_HISTORY:
                 series.append([step, float(value)])
         now = time.monotonic()
-        if now - self._last >= PROGRESS_INTERVAL_SECONDS or (name == "progress" and step >= value):
-            self._last = now
+        pause = now - self._last.get(name, -PROGRESS_INTERVAL_SECONDS)
+        if pause >= PROGRESS_INTERVAL_SECONDS or (name == "progress" and step >= value):
+            self._last[name] = now
             self.send(event="log", phase=self.phase, name=name, step=step, value=float(value))
 
 
