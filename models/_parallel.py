@@ -48,12 +48,17 @@ class Group:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
 
-    def agree(self, number: int, device: torch.device) -> None:
-        """Make sure that all processes go on from the same epoch. Raises UsageError if they do not."""
+    def agree(self, numbers: list[int], device: torch.device) -> None:
+        """Make sure that all processes have the same numbers. Raises UsageError in all of them if they do not."""
+        if self.size == 1:
+            return
         import torch
+        from torch import distributed
 
-        if self.add_up(torch.tensor([number, number**2], device=device)).tolist() != [
-            self.size * number,
-            self.size * number**2,
-        ]:
-            raise UsageError("the processes found different checkpoints; name one file that all of them can read")
+        largest = torch.tensor(numbers + [-number for number in numbers], device=device)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        if largest.tolist() != numbers + [-number for number in numbers]:
+            raise UsageError(
+                "the processes would not train the same: give all of them the same data, options, seed and validation"
+                " users, and one checkpoint that all can read"
+            )

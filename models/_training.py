@@ -143,11 +143,11 @@ def train_module(learner: Learner, plan: Plan, context: FitContext) -> None:
     Raises NumericalError for a loss that is not finite (the checkpoint stays at an epoch before), DeadlineExceeded,
     UsageError for the checkpoint of another training and for several processes where the model cannot be trained so.
     """
-    group = _group(learner)
+    group = _group(learner, plan)
     bases = [float(group["lr"]) for group in learner.optimiser.param_groups]
     identity, kept = _identity(learner, plan, context), context.checkpoint
     standing = _Standing() if kept is None else _resumed(learner, kept.path, identity)
-    group.agree(standing.epochs, learner.device)
+    group.agree([standing.epochs, zlib.crc32(identity.encode())], learner.device)
     group.copy_first(tensor.detach() for tensor in learner.module.parameters())
     while not standing.is_over(plan):
         with session(context, 1 + standing.epochs):
@@ -160,11 +160,15 @@ def train_module(learner: Learner, plan: Plan, context: FitContext) -> None:
         learner.module.load_state_dict(standing.best)
 
 
-def _group(learner: Learner) -> Group:
-    """Return the processes that train together. Raises UsageError if the model has no parts for several."""
+def _group(learner: Learner, plan: Plan) -> Group:
+    """Return the processes that train together. Raises UsageError if there is no part for each of several."""
     group = Group.current()
     if group.size > 1 and not learner.is_parallel:
         raise UsageError("this model cannot be trained by several processes; train it in one, without torchrun")
+    if group.size > plan.batch_size:
+        raise UsageError(
+            f"a batch of {plan.batch_size} has no part for each of {group.size} processes; raise batch_size"
+        )
     return group
 
 
@@ -302,4 +306,5 @@ def examples(train: sp.csr_array) -> sp.csr_array:
 
 def describe(model: Any, train: sp.csr_array) -> str:
     """Return the identity of a training: the hyper-parameters, and a checksum of the data."""
-    return f"{model!r} on {train.shape}, {train.nnz} entries, {zlib.crc32(train.indices.tobytes()):08x}"
+    checksum = zlib.crc32(train.indptr.tobytes(), zlib.crc32(train.indices.tobytes()))
+    return f"{model!r} on {train.shape}, {train.nnz} entries, {checksum:08x}"

@@ -30,9 +30,13 @@ from recscale.errors import DataError, UsageError
 from recscale.evaluation._coclusters import Rule, blocks
 from recscale.evaluation.coclusters import CoClusterReport, Evidence, JudgeOptions, judge
 
-__all__ = ["N_RUNS", "ClusterOptions", "Clustering", "cluster_vectors", "judge_factored"]
+__all__ = ["EMPTY_MEASURES", "N_RUNS", "ClusterOptions", "Clustering", "cluster_vectors", "judge_factored"]
 
 N_RUNS = 3
+# By distance all belong to all a little: these are what they are for any vectors, and say nothing.
+EMPTY_MEASURES = tuple(
+    f"cocluster.{name}" for name in ("n_dead", "n_nondegenerate_positive", "item_positive_share", "user_positive_share")
+)
 LEAST_MEMBERS = 20  # users and items to a co-cluster, on average
 
 

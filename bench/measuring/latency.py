@@ -79,13 +79,16 @@ def update_latency(
         row = history[[user]]
         item = rng.choice(row.indices)
         state = model.remove(model.user_state(row), np.array([item]))
+        scores = model.score_state(state)
+        _wait_for(scores)
         begun = time.perf_counter()
         state = model.add(state, np.array([item]))
+        _wait_for(scores)  # for the device where they lie, which the state shares
         states.append(time.perf_counter() - begun)
         _wait_for(model.score_state(state))
         whole.append(time.perf_counter() - begun)
-        if len(whole) > _WARM_UP_USERS and time.perf_counter() - started > budget_seconds:
+        if len(whole) > min(_WARM_UP_USERS, users.size) and time.perf_counter() - started > budget_seconds:
             break
-    counted = min(_WARM_UP_USERS, len(whole) - 1)
-    whole, states = whole[counted:], states[counted:]
+    warm_up = min(_WARM_UP_USERS, users.size)
+    whole, states = whole[warm_up:], states[warm_up:]
     return float(np.median(whole)), float(np.percentile(whole, 99)), float(np.median(states))

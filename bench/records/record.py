@@ -12,6 +12,9 @@ Status = Literal["ok", "refused", "skipped", "out_of_memory", "out_of_gpu_memory
 FAILURES: tuple[str, ...] = ("refused", "skipped", "out_of_memory", "out_of_gpu_memory", "timeout", "error")
 
 
+JUDGE = "judge"  # the phase after all others, which is no cost of the model
+
+
 class Phase(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What one phase of a job cost. Memory is that of the whole process, at its highest within the phase."""
 
@@ -82,7 +85,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     estimated_peak_bytes: int | None = None
     estimated_model_bytes: int | None = None
 
-    phases: dict[str, Phase] = {}  # load, fit, save, score
+    phases: dict[str, Phase] = {}  # load, fit, save, score, and judge for models with co-clusters
     n_resumptions: int = 0  # how often the fit was killed and went on; the fit phase is the sum
     shrunk_from: str | None = None  # key of a larger size, whose fit is a part of the fit phase
     users_per_second: float | None = None
@@ -96,7 +99,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     coclusters: dict[str, float] = {}  # by name: what evaluation.coclusters measures
     cocluster_source: Literal["model", "clustering"] | None = None  # its own, or k-means over its vectors
     cocluster_examples: list[CoClusterExample] = []
-    peak_rss_bytes: int | None = None  # over all phases; for a failed job, as far as it got
+    peak_rss_bytes: int | None = None  # over all phases but judge; for a failed job, as far as it got
     memory_method: str | None = None  # how peaks were taken: vmhwm or sampled
     energy_sources: list[str] = []  # what energy_joules covers: cpu, gpu
     history: dict[str, list[list[float]]] = {}  # what the model logged: name -> [[step, value], ...]

@@ -8,9 +8,9 @@ from recscale.reporting.comparisons import Comparison, Configuration
 from recscale.reporting.tables import NOTHING, Cell, Column, Grid, named, phase_of, written
 
 _NOTE = (
-    "The best configuration of each model by {}. From scratch: from a user's history to the scores of the catalogue. "
-    "One more item: from the next item of a user to new scores. State alone: of that, to update what is kept of the "
-    "user; n/a where nothing is kept and the user is scored from scratch."
+    "The best configuration of each model by {} that has an update measured, if one has. From scratch: from a user's "
+    "history to the scores of the catalogue. One more item: from the next item of a user to new scores. State alone: "
+    "of that, to update what is kept of the user; n/a where nothing is kept and the user is scored from scratch."
 )
 _HEADINGS = ("parameters", "bytes", "fit", "one user from scratch", "one more item of a user", "state alone")
 

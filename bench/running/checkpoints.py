@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,11 +40,15 @@ def remove_old_checkpoints(work_folder: Path) -> None:
 
 
 def spent_before(checkpoint: Path) -> SpentBefore | None:
-    """Return what a fit had cost at its checkpoint; None if there is none, which is then removed whole."""
+    """Return what a fit had cost at its checkpoint; None if there is none.
+
+    A checkpoint without its cost, as a kill between the two leaves it, is removed, and so is a cost without it.
+    """
     beside = _beside(checkpoint)
     with contextlib.suppress(OSError, msgspec.DecodeError):
-        if checkpoint.exists():
-            return msgspec.json.decode(beside.read_bytes(), type=SpentBefore)
+        found = msgspec.json.decode(beside.read_bytes(), type=SpentBefore)
+        if found.written_ns == checkpoint.stat().st_mtime_ns:
+            return found
     for path in (checkpoint, beside):
         path.unlink(missing_ok=True)
     return None
@@ -53,7 +58,11 @@ def checkpoint_at(path: Path, spent: Callable[[], SpentBefore]) -> Checkpoint:
     """Return a checkpoint at `path` that keeps beside it what the fit has cost so far."""
 
     def keep() -> None:
-        write_whole(_beside(path), msgspec.json.encode(spent()))
+        found = msgspec.structs.replace(spent(), written_ns=path.stat().st_mtime_ns)
+        finite = {
+            name: [point for point in series if math.isfinite(point[1])] for name, series in found.history.items()
+        }
+        write_whole(_beside(path), msgspec.json.encode(msgspec.structs.replace(found, history=finite)))
 
     return Checkpoint(path, INTERVAL_SECONDS, keep)
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from recscale.measuring.budget import Budget
-from recscale.records.record import SCHEMA_VERSION, Phase, RunRecord
+from recscale.records.record import JUDGE, SCHEMA_VERSION, Phase, RunRecord
 
 FIT_FILE, FITTED_FILE = "model.npz", "fitted.json"  # in the folder of a worker: a saved model, and the Fitted of it
 MEMORY_FAILURES = ("refused", "out_of_memory")
@@ -151,7 +151,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     def _affords(self, record: RunRecord) -> bool:
         """Tell whether what a finished job took is within the budget of this one."""
-        seconds = sum(phase.wall_seconds for phase in record.phases.values())
+        seconds = sum(phase.wall_seconds for name, phase in record.phases.items() if name != JUDGE)
         time_limit, memory_limit = self.limits.timeout_seconds, self.limits.max_memory_bytes
         return (time_limit is None or seconds <= time_limit) and (
             memory_limit is None or (record.peak_rss_bytes or 0) <= memory_limit
@@ -195,6 +195,8 @@ class SpentBefore(msgspec.Struct, frozen=True, kw_only=True):
     fit: Phase
     history: dict[str, list[list[float]]]
     n_resumptions: int
+    n_threads: int
+    written_ns: int = 0  # when the checkpoint was written that this belongs to
 
 
 class Request(msgspec.Struct, kw_only=True):

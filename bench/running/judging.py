@@ -28,10 +28,11 @@ def judged(model: Any, job: Job) -> dict[str, Any]:
     path = Path(job.prepared.split_path)
     split = load_split(path)
     if not isinstance(model, CoClustered):
-        from recscale.evaluation.clustering import judge_factored
+        from recscale.evaluation.clustering import EMPTY_MEASURES, judge_factored
 
-        report = judge_factored(model, split.train, split.test, job.seed)
-        return {"coclusters": report.as_record(), "cocluster_source": "clustering"}
+        measures = judge_factored(model, split.train, split.test, job.seed).as_record()
+        told = {name: value for name, value in measures.items() if name not in EMPTY_MEASURES}
+        return {"coclusters": told, "cocluster_source": "clustering"}
     popularity = np.bincount(split.train.indices, minlength=split.train.shape[1])
     report = judge_model(model, split.test, popularity, job.seed)
     rng = np.random.default_rng(job.seed)

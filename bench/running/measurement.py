@@ -16,7 +16,7 @@ import msgspec
 
 from recscale.errors import DeadlineExceeded, FitWarning, RecscaleError
 from recscale.measuring.budget import limit_gpu_memory
-from recscale.records.record import Phase
+from recscale.records.record import JUDGE, Phase
 from recscale.running.checkpoints import checkpoint_at, spent_before, together
 from recscale.running.job import FIT_FILE, FITTED_FILE, Fitted, Job, Request, SpentBefore, write_whole
 
@@ -81,14 +81,12 @@ class Measurement:
     def _context(self, started: float, split: Any) -> Any:
         from recscale.contract import FitContext
 
-        limit, fitted = self.job.limits.timeout_seconds, self.request.fitted
-        before = fitted.fit if fitted else self.before.fit if self.before else None
-        spent = before.wall_seconds if before else 0.0
+        limit = self.job.limits.timeout_seconds
         return FitContext(
             device=self.job.device or "cpu",
             seed=self.job.seed,
             n_threads=self.job.n_threads,
-            deadline=None if limit is None else started + limit - spent,
+            deadline=None if limit is None else started + limit,
             log=self.phase.reporter.log,
             validation=split.valid if split.valid.n_users else None,
         )
@@ -96,30 +94,37 @@ class Measurement:
     def _fitted(self, model: Any, split: Any, context: Any) -> Any:
         """Fit a model, or go on where a fit that was killed had written a checkpoint; count both."""
         before, meter, reporter = self.before, self.phase.meter, self.phase.reporter
-        n_resumptions = 0
+        n_resumptions = before.n_resumptions + 1 if before else 0
+        self.outcome["n_resumptions"] = n_resumptions
         if before is not None:
-            n_resumptions = before.n_resumptions + 1
             reporter.history = dict(before.history)
+            context = _with_less_time(context, before.fit.wall_seconds)
+            if before.n_threads != self.job.n_threads:
+                told = f"the fit went on with {self.job.n_threads} threads after {before.n_threads}"
+                self.outcome["warnings"].append(told)
 
         def spent() -> SpentBefore:
             now = msgspec.convert(meter.so_far(), Phase, from_attributes=True)
             cost = together(now, before.fit) if before else now
-            return SpentBefore(fit=cost, history=reporter.history, n_resumptions=n_resumptions)
+            return SpentBefore(
+                fit=cost, history=reporter.history, n_resumptions=n_resumptions, n_threads=self.job.n_threads
+            )
 
         if self.request.checkpoint is not None:
             kept = checkpoint_at(Path(self.request.checkpoint), spent)
             context = dataclasses.replace(context, checkpoint=kept)
-        with self.phase("fit"), _kept_warnings(self.outcome["warnings"]):
-            model.fit(split.train, context)
-        if before is not None:
-            self.outcome["n_resumptions"] = n_resumptions
-            meter.phases["fit"] = together(meter.phases["fit"], before.fit)
+        try:
+            with self.phase("fit"), _kept_warnings(self.outcome["warnings"]):
+                model.fit(split.train, context)
+        finally:
+            if before is not None:
+                meter.phases["fit"] = together(meter.phases["fit"], before.fit)
         return model
 
     def _shrunk(self, cls: Any, fitted: Fitted, context: Any) -> Any:
         """Return the model of this size from a larger one, whose fit counts as a part of this one's."""
         self.phase.reporter.begin("reload")
-        larger = cls.load(fitted.path)
+        larger, context = cls.load(fitted.path), _with_less_time(context, fitted.fit.wall_seconds)
         self.outcome["warnings"] += fitted.warnings
         with self.phase("fit"), _kept_warnings(self.outcome["warnings"]):
             model = larger.shrunk(self.job.parameters[str(self.job.size_knob)], context)
@@ -178,10 +183,17 @@ class Measurement:
         self.keep()
         warnings.pop()
         try:
-            with self.phase("judge"):
+            with self.phase(JUDGE):
                 self.outcome.update(judged(model, self.job))
-        except (MemoryError, RecscaleError) as error:
-            warnings.append(f"the co-clusters were not judged: {str(error) or 'out of memory'}")
+        except Exception as error:
+            told = type(error).__name__ + (f": {' '.join(str(error).split())}" if str(error) else "")
+            warnings.append(f"the co-clusters were not judged: {told[:300]}")
+
+
+def _with_less_time(context: Any, spent_seconds: float) -> Any:
+    """Return the context of a fit of which a part has been paid for before."""
+    deadline = None if context.deadline is None else context.deadline - spent_seconds
+    return dataclasses.replace(context, deadline=deadline)
 
 
 @contextlib.contextmanager

@@ -189,7 +189,8 @@ class Runner:
             with np.load(path, allow_pickle=False) as file:
                 vectors = {name: file[name] for name in file}
         self.store.put(record, vectors)
-        forget_checkpoint(job, self.store.work_folder())
+        if one is not None and record.status != "timeout":  # with more time it goes on from there
+            forget_checkpoint(job, self.store.work_folder())
         self.display.finished(job, record)
         return record
 

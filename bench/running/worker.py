@@ -26,6 +26,7 @@ from recscale.measuring.budget import (
     die_with_parent,
 )
 from recscale.measuring.size import format_bytes
+from recscale.records.record import JUDGE
 from recscale.running.job import Job, Request, write_whole
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ def _run(request: Request, job: Job, folder: Path, reporter: Reporter, started: 
 
 def _costs(meter: Meter) -> dict[str, Any]:
     """Return the fields of a record that the meter fills."""
-    peaks = [cost.peak_rss_bytes for cost in meter.phases.values() if cost.peak_rss_bytes is not None]
+    of_model = [cost for name, cost in meter.phases.items() if name != JUDGE]
+    peaks = [cost.peak_rss_bytes for cost in of_model if cost.peak_rss_bytes is not None]
     return {
         "phases": dict(meter.phases),
         "memory_method": meter.method,

@@ -4,6 +4,7 @@ from recscale import registry
 from recscale.errors import Skipped
 from recscale.testing.conformance import assert_conforms
 
+pytestmark = pytest.mark.usefixtures("frozen_garbage")
 BUILT_IN = [name for name, entry in registry.entries("model").items() if entry.origin == "built in"]
 
 

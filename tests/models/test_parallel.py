@@ -110,6 +110,28 @@ def test_a_model_that_cannot_be_trained_by_several_says_so(tmp_path, script):
     assert "this model cannot be trained by several processes" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("epochs=1, factors=2 + 2 * distributed.get_rank()", "would not train the same"),
+        ("epochs=1, factors=4, batch_size=1", "a batch of 1 has no part for each of 2 processes"),
+    ],
+)
+def test_processes_that_would_not_train_the_same_say_so(script, options, message):
+    script.write_text(
+        "from torch import distributed\n"
+        "from recscale.models.mean_pool import MeanPool\n"
+        "from recscale.testing.board import planted_board\n"
+        "distributed.init_process_group('gloo')\n"
+        f"MeanPool({options}).fit(planted_board(0).train)\n"
+    )
+
+    done = run_two(script)
+
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
 @pytest.mark.parametrize(("n", "size"), [(10, 3), (2, 3), (0, 2), (7, 1)])
 def test_the_parts_of_a_group_are_everything_once_and_alike_in_size(n, size):
     parts = [range(n)[Group(rank, size).part(n)] for rank in range(size)]

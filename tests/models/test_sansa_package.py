@@ -11,6 +11,7 @@ from recscale.models.ease import EASE
 from recscale.models.sansa_package import SANSAPackage
 
 package = pytest.importorskip("sansa")
+pytestmark = pytest.mark.usefixtures("frozen_garbage")
 
 
 def random_train(n_users=300, n_items=60, seed=0):

@@ -112,6 +112,7 @@ def test_an_update_adds_one_item_to_the_others_of_each_user_and_users_without_it
 
     update_latency(model, history, seed=0)
 
+    assert len(model.asked) == 4  # two users, once before it counts
     assert {frozenset({*rest, item}) for rest, item in model.asked} == {frozenset({0, 1, 4}), frozenset({3})}
     assert all(item not in rest for rest, item in model.asked)
 

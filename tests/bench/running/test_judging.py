@@ -92,13 +92,13 @@ def test_a_model_without_coclusters_has_none_in_its_record(tmp_path, data_file):
     ("body", "reason"),
     [
         ("import os; os._exit(3)", "the process was ended before"),
-        ("import time; time.sleep(60)", "the process was ended before"),
-        ("raise MemoryError", "out of memory"),
+        ("raise MemoryError", "MemoryError"),
+        ("raise ValueError('odd')", "ValueError: odd"),
         ("return np.full((self.n_items_[0], 2), np.nan, np.float32)", "NaN"),
     ],
 )
 def test_a_model_whose_coclusters_cannot_be_judged_keeps_its_scores(tmp_path, data_file, halves, body, reason):
-    record = run(data_file, tmp_path / "s", halves(body), timeout=8)
+    record = run(data_file, tmp_path / "s", halves(body))
 
     assert record.status == "ok" and record.metrics and record.latency_median_seconds is not None
     assert record.coclusters == {}
@@ -124,4 +124,6 @@ def test_the_vectors_of_a_model_without_coclusters_are_clustered(tmp_path, data_
     (record,) = Store(tmp_path / "s").records()
     assert record.status == "ok" and record.cocluster_source == "clustering"
     assert record.coclusters["cocluster.n_coclusters"] == (48 + 20) // 20
+    assert "cocluster.n_nondegenerate_top1" in record.coclusters
+    assert "cocluster.n_nondegenerate_positive" not in record.coclusters
     assert record.cocluster_examples == []
