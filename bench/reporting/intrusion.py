@@ -115,7 +115,11 @@ def _legend(rows: Sequence[Judged]) -> list[Artist]:
         handles.append(Line2D([], [], color=INK, ls="--", lw=1.2, label=f"chance, {chance:.2g}"))
     if any(row.read("intrusion_precision_random") is not None for row in rows):
         handles.append(Line2D([], [], color=INK, ls="", marker="|", ms=11, mew=2.2, label="random sets"))
-    handles += [Patch(color=style.colour, label=_WORDS[rule]) for rule, style in _rule_styles().items()]
+    handles += [
+        Patch(color=style.colour, label=_WORDS[rule])
+        for rule, style in _rule_styles().items()
+        if any(row.read(f"n_nondegenerate_{rule}") is not None for row in rows)
+    ]
     return [*handles, Patch(facecolor="none", edgecolor=INK, lw=0.9, label="all co-clusters")]
 
 
