@@ -240,6 +240,8 @@ def test_scoring_a_catalogue_beside_a_gemm(capsys, density):
         print(f"\n256 users over {N_ITEMS} items, N = {N_CLUSTERS}, {positive:.0%} of the users' affinities positive")
         print(f"ours {256e3 / found['ours']:8.0f} users a second; a GEMM {256e3 / found['a GEMM']:8.0f}")
         print(f"times a GEMM: {verdict(found['ours'] / found['a GEMM'], 2, at_least=False)}")
+    literal = torch.minimum(users[:4, None], items[None, :500]).sum(2)
+    torch.testing.assert_close(catalogue.scores(users)[:4, :500], literal, rtol=1e-4, atol=1e-4)
 
 
 def test_the_peak_of_a_step_beside_the_printed_form(capsys):
@@ -262,11 +264,12 @@ def test_an_epoch_on_gowalla(capsys):
     except DataError as error:
         pytest.skip(str(error))
     train = recscale.split(data, "hold-one-out").train
-    marks = []
+    marks, losses = [], []
 
     def log(name, step, value):
         if name == "loss":
             marks.append(time.perf_counter())
+            losses.append(value)
 
     recscale.model("elfm", n_clusters=N_CLUSTERS, factors=FACTORS, epochs=4).fit(train, FitContext(log=log))
 
@@ -274,3 +277,4 @@ def test_an_epoch_on_gowalla(capsys):
     with capsys.disabled():
         print(f"\nELFM, an epoch of Gowalla {train.shape}, {train.nnz:,} entries, N = {N_CLUSTERS}, d = {FACTORS}")
         print(f"seconds: {verdict(seconds, 20, at_least=False)}")
+    assert losses[-1] < losses[0]  # it learns, or no contest
