@@ -1,29 +1,26 @@
-"""Co-clusters as sets: who belongs, which items come first, how often those occur together.
+"""Co-clusters as sets: which items come first, how often those occur together.
 
-Axes: E entities (users or items), N co-clusters, H held-out users. Affinities are read in blocks of `BLOCK_BYTES`, so
-that beside the arrays of the caller a few such blocks are held, and never anything (I, I).
+Axes: E entities (users or items), N co-clusters, H held-out users. Beside the arrays of the caller a few blocks of
+affinities are held, and never anything (I, I).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from recscale.contract import canonical
-from recscale.errors import DataError, UnknownName
+from recscale.errors import DataError
+from recscale.evaluation._membership import Membership, blocks, ratio
 from recscale.evaluation._ties import tie_order
 
-Rule = Literal["positive", "strong", "top1", "top5"]
-RULES: tuple[Rule, ...] = get_args(Rule)
 N_TOP = 20
-BLOCK_BYTES = 64 << 20
 _WINDOW = 0.1
-_ROUNDING = 1e-6  # an affinity this share below mean + 2 std still reaches it: 0 and 1 with a share of 0.2 sit on it
 
 
 @dataclass(frozen=True)
@@ -53,32 +50,6 @@ def bootstrap(values: NDArray[np.float64], rng: np.random.Generator, n_resamples
     return Interval(float(values.mean()), float(low), float(high))
 
 
-def blocks(n: int, bytes_each: int) -> Iterator[slice]:
-    """Cut range(n) into slices whose entries, of `bytes_each`, fit into a block; one entry at least."""
-    step = max(1, BLOCK_BYTES // max(1, bytes_each))
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))
-
-
-def checked_affinity(affinity: Any, entities: str) -> NDArray[np.float32]:
-    """Return affinities as an (E, N) float32 array, uncopied if it is one. Raises DataError naming the `entities`."""
-    try:
-        if sp.issparse(affinity) or np.iscomplexobj(affinity):
-            raise TypeError("they are sparse or complex")
-        with np.errstate(over="ignore"):  # what float32 cannot hold is found below
-            array = np.asarray(affinity).astype(np.float32, copy=False)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"the affinities of {entities} are no dense array of real numbers: {error}") from None
-    if array.ndim != 2:
-        raise DataError(
-            f"the affinities of {entities} have the shape {array.shape}; expected ({entities}, co-clusters)"
-        )
-    for rows in blocks(len(array), 4 * array.shape[1]):
-        if not np.isfinite(array[rows]).all():
-            raise DataError(f"the affinities of {entities} hold NaN or infinite numbers; expected finite ones")
-    return array
-
-
 def pattern(matrix: Any, what: str, shape: tuple[int | None, int]) -> sp.csr_array:
     """Return a matrix as (U, I) ones in float64, whose sums are exact. Raises DataError if the `shape` differs."""
     matrix = canonical(matrix)
@@ -86,91 +57,6 @@ def pattern(matrix: Any, what: str, shape: tuple[int | None, int]) -> sp.csr_arr
         expected = f"({'users' if shape[0] is None else shape[0]}, {shape[1]})"
         raise DataError(f"{what} has the shape {matrix.shape}; with these affinities it must have {expected}")
     return sp.csr_array((np.ones(matrix.nnz), matrix.indices, matrix.indptr), shape=matrix.shape)
-
-
-def masses(affinity: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return (N,) the sums over the entities of the positive affinities, in float64."""
-    total = np.zeros(affinity.shape[1])
-    for rows in blocks(len(affinity), 4 * affinity.shape[1]):
-        total += np.maximum(affinity[rows], 0).sum(axis=0, dtype=np.float64)
-    return total
-
-
-def effective_number(mass: NDArray[np.float64]) -> float:
-    """Return exp(entropy) of the shares of `mass`: N if all are equal, 1 if one has all, 0 if there is no mass."""
-    shares = mass[mass > 0] / mass.sum() if mass.any() else np.empty(0)
-    return float(np.exp(-(shares * np.log(shares)).sum())) if shares.size else 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class Membership:
-    """Who belongs to which co-cluster: a positive affinity that is at least `least`, which broadcasts to (E, N)."""
-
-    affinity: NDArray[np.float32]  # (E, N)
-    least: NDArray[np.float32]  # (1, 1), (1, N) or (E, 1)
-
-    @classmethod
-    def under(cls, rule: Rule, affinity: NDArray[np.float32]) -> Membership:
-        """Return the membership under a rule. Raises UnknownName."""
-        if rule not in RULES:
-            raise UnknownName("membership rule", rule, RULES)
-        if rule == "positive" or not affinity.size:
-            return cls(affinity, np.zeros((1, 1), np.float32))
-        return cls(affinity, _strong(affinity) if rule == "strong" else _best(affinity, int(rule[3:])))
-
-    def block(self, rows: slice, columns: slice | NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return some rows and columns of the membership, densely."""
-        values = self.affinity[rows][:, columns]
-        least = self.least[rows] if len(self.least) > 1 else self.least
-        belongs: NDArray[np.bool_] = values >= (least[:, columns] if least.shape[1] > 1 else least)
-        belongs &= values > 0
-        return belongs
-
-    def sizes(self) -> NDArray[np.int64]:
-        """Return (N,) the number of entities in each co-cluster."""
-        sizes = np.zeros(self.affinity.shape[1], np.int64)
-        for rows in blocks(len(self.affinity), 4 * sizes.size):
-            sizes += np.count_nonzero(self.block(rows, slice(None)), axis=0)
-        return sizes
-
-
-def _strong(affinity: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (1, N) mean + 2 std of each co-cluster's affinities over all entities, negative ones as 0."""
-    mean = masses(affinity) / len(affinity)
-    squares = np.zeros(mean.size)
-    for rows in blocks(len(affinity), 8 * mean.size):
-        squares += ((np.maximum(affinity[rows], 0) - mean) ** 2).sum(axis=0)
-    threshold: NDArray[np.float64] = (mean + 2 * np.sqrt(squares / len(affinity))) * (1 - _ROUNDING)
-    return threshold[None].astype(np.float32)
-
-
-def _best(affinity: NDArray[np.float32], n_best: int) -> NDArray[np.float32]:
-    """Return (E, 1) each entity's `n_best`-th largest affinity: those tied with it belong as well."""
-    place = max(0, affinity.shape[1] - n_best)
-    least = np.empty((len(affinity), 1), np.float32)
-    for rows in blocks(len(affinity), 4 * affinity.shape[1]):
-        values = affinity[rows]
-        least[rows, 0] = values.max(axis=1) if n_best == 1 else np.partition(values, place, axis=1)[:, place]
-    return least
-
-
-def count_members(
-    items: NDArray[np.float32], users: NDArray[np.float32], min_items: int, min_users: int
-) -> tuple[dict[str, Any], dict[Rule, NDArray[np.int64]]]:
-    """Return the fields of the report that take nothing but affinities, and by rule the non-degenerate co-clusters."""
-    sizes = {rule: (Membership.under(rule, items).sizes(), Membership.under(rule, users).sizes()) for rule in RULES}
-    good = {rule: (i >= min_items) & (u >= min_users) for rule, (i, u) in sizes.items()}
-    positive = sizes["positive"]
-    fields = {
-        "n_coclusters": items.shape[1],
-        "n_dead": int(np.count_nonzero((positive[0] == 0) | (positive[1] == 0))),
-        "n_nondegenerate": {rule: int(np.count_nonzero(flags)) for rule, flags in good.items()},
-        "item_positive_share": ratio(positive[0].sum(), items.size),
-        "user_positive_share": ratio(positive[1].sum(), users.size),
-        "item_effective_number": effective_number(masses(items)),
-        "user_effective_number": effective_number(masses(users)),
-    }
-    return fields, {rule: np.flatnonzero(flags) for rule, flags in good.items()}
 
 
 def top_items(affinity: NDArray[np.float32], columns: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -228,11 +114,6 @@ def best_jaccard(left: NDArray[np.int64], right: NDArray[np.int64]) -> float:
         best_left.append(block.max(axis=1))
         best_right = np.maximum(best_right, block.max(axis=0))
     return float((np.concatenate(best_left).mean() + best_right.mean()) / 2)
-
-
-def ratio(part: Any, whole: Any) -> float:
-    """Return part / whole, NaN of nothing."""
-    return float(part / whole) if whole else float("nan")
 
 
 def inside_and_expected(

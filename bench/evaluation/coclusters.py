@@ -6,9 +6,11 @@ can disagree with people (Hoyle et al. 2021, Is Automated Topic Model Evaluation
 
 Membership rules: `positive` a > 0; `strong` a >= mean + 2 std of that co-cluster's affinities over all entities;
 `top1` and `top5` each entity in the co-clusters of its largest, or five largest, affinities, ties included. All of
-them ask for a > 0.
+them ask for a > 0. Members are counted among the users of training, as many as there are; what they are worth is
+measured by users that the model never saw.
 
-Axes: I items, B users with affinities, H held-out users, N co-clusters, G judged (non-degenerate) co-clusters.
+Axes: I items, U training users, B users with affinities, H held-out users, N co-clusters, G judged (non-degenerate)
+co-clusters.
 """
 
 from __future__ import annotations
@@ -27,32 +29,35 @@ from recscale.contract import HeldOut, Options, canonical
 from recscale.errors import DataError, UsageError
 from recscale.evaluation._coclusters import (
     N_TOP,
-    RULES,
     CoOccurrence,
     Interval,
-    Membership,
     Popularity,
-    Rule,
     best_f1,
     best_jaccard,
     bootstrap,
-    checked_affinity,
-    count_members,
     credit,
-    first_items,
     inside_and_expected,
     mean_jaccard,
     mean_npmi,
     outsiders,
     pattern,
-    ratio,
     top_items,
+)
+from recscale.evaluation._membership import (
+    RULES,
+    Census,
+    Computed,
+    Membership,
+    Rule,
+    checked_affinity,
+    non_degenerate,
+    ratio,
 )
 
 __all__ = [
-    "CHANCE", "CUTOFFS", "N_TOP", "POSITIONS", "RULES", "CoClusterReport", "Coherence", "Evidence", "Interval",
-    "Intrusion", "JudgeOptions", "Likeliest", "Overlap", "Recovery", "Rule", "judge", "judge_model", "likeliest",
-    "recovery", "stability",
+    "CHANCE", "CUTOFFS", "N_TOP", "POSITIONS", "RULES", "CoClusterReport", "Coherence", "Computed", "Evidence",
+    "Interval", "Intrusion", "JudgeOptions", "Overlap", "Recovery", "Rule", "judge", "judge_model", "recovery",
+    "stability",
 ]  # fmt: skip
 
 POSITIONS = (1, 10, 20)
@@ -91,11 +96,14 @@ class Evidence:
 
     `reference` holds users that the model never saw; who occurs with whom is read from it. `popularity` counts each
     item in training. `interactions` are those of the users with affinities; None: they are the users of `reference`.
+    `members` are the affinities of the users who are counted, as an array or, for many, `Computed` block by block;
+    None: they are the users with affinities.
     """
 
     reference: sp.csr_array  # (H, I)
     popularity: NDArray[Any]  # (I,)
     interactions: sp.csr_array | None = None  # (B, I)
+    members: Any = None  # (U, N)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,18 +234,29 @@ def judge(
         raise DataError(f"items have {items.shape[1]} co-clusters and users {users.shape[1]}; expected as many")
     reference = pattern(evidence.reference, "the reference", (None, len(items)))
     interactions = _interactions(evidence, reference, (len(users), len(items)))
-    counts, good = count_members(items, users, options.min_items, options.min_users)
+    members = users if evidence.members is None else evidence.members
+    members = members if isinstance(members, Computed) else checked_affinity(members, "users")
+    of_items, of_users = Census.of(items, items.shape[1]), Census.of(members, items.shape[1])
+    good = non_degenerate(of_items, of_users, options.min_items, options.min_users)
     judged = good[options.rule]
     tops = top_items(items, judged, N_TOP)
     listed = tops[tops >= 0]
     popularity = Popularity.of(evidence.popularity, len(items), options.n_bins or max(1, len(items) // 10))
     case = _Case(items, judged, tops, popularity, CoOccurrence.of(reference), options)
     streams = np.random.default_rng(seed).spawn(3)  # one for each measure, so that none depends on another
-    sets = Membership.under(options.rule, items), Membership.under(options.rule, users)
-    inside, expected = inside_and_expected(*sets, judged, interactions)
+    item_sets = Membership.under(options.rule, items, of_items.strong)
+    user_sets = Membership.under(options.rule, users, of_users.strong)
+    inside, expected = inside_and_expected(item_sets, user_sets, judged, interactions)
+    dead = (of_items.sizes["positive"] == 0) | (of_users.sizes["positive"] == 0)
     return CoClusterReport(
-        **counts,
+        n_coclusters=items.shape[1],
+        n_dead=int(np.count_nonzero(dead)),
         n_judged=judged.size,
+        n_nondegenerate={rule: clusters.size for rule, clusters in good.items()},
+        item_positive_share=of_items.positive_share,
+        user_positive_share=of_users.positive_share,
+        item_effective_number=of_items.effective_number,
+        user_effective_number=of_users.effective_number,
         intrusion=_intrusion(case, streams[0]),
         coherence=_coherence(case, streams[1]),
         overlap=Overlap(mean_jaccard(tops), ratio(np.unique(listed).size, listed.size)),
@@ -248,19 +267,26 @@ def judge(
 
 def judge_model(
     model: CoClustered,
+    train: sp.csr_array,
     held_out: HeldOut,
-    popularity: NDArray[Any],
     seed: int = 0,
     options: JudgeOptions = JudgeOptions(),
 ) -> CoClusterReport:
-    """Judge the co-clusters of a fitted model by users that it never saw; `popularity` (I,) counts items in training.
+    """Judge the co-clusters of a fitted model by users that it never saw.
 
-    The users of co-clusters are the held-out ones, by their histories. What occurs together is read from histories
-    and targets, the lift from targets alone, which no affinity has seen. Raises DataError as `judge` does.
+    The users of co-clusters who are counted are those of `train` (U, I), folded in as any user is. What occurs together
+    is read from histories and targets of the held-out ones, the lift from their targets alone, which no affinity has
+    seen; popularity from `train`. Raises DataError as `judge` does.
     """
-    reference = canonical(held_out.history + held_out.target)
-    evidence = Evidence(reference, popularity, interactions=held_out.target)
+    known = canonical(train)
+    evidence = held_out_evidence(known, held_out, Computed(model.user_affinity, known))
     return judge(model.item_affinity(), model.user_affinity(held_out.history), evidence, seed, options)
+
+
+def held_out_evidence(train: sp.csr_array, held_out: HeldOut, members: Any) -> Evidence:
+    """Return what held-out users (B, I) show of co-clusters with those `members`; popularity is that of `train`."""
+    popularity = np.bincount(train.indices, minlength=train.shape[1])
+    return Evidence(canonical(held_out.history + held_out.target), popularity, held_out.target, members)
 
 
 def _interactions(evidence: Evidence, reference: sp.csr_array, shape: tuple[int, int]) -> sp.csr_array:
@@ -362,31 +388,3 @@ def recovery(affinity: Any, truth: Any, rule: Rule = "positive", seed: int = 0) 
     of_truth, of_found = best_f1(found, planted)
     baseline = sum(best_f1(found, planted, np.random.default_rng(seed))) / 2
     return Recovery((of_truth + of_found) / 2, of_truth, of_found, baseline)
-
-
-@dataclass(frozen=True, eq=False)
-class Likeliest:
-    """One of a user's co-clusters, with how much the user belongs to it, and its first items with theirs."""
-
-    cluster: int
-    affinity: float
-    items: NDArray[np.int64]  # (n,)
-    item_affinity: NDArray[np.float32]  # (n,) falling
-
-
-def likeliest(user_affinity: Any, item_affinity: Any, n_clusters: int = 3, n_items: int = 10) -> tuple[Likeliest, ...]:
-    """Return the co-clusters to which one user (N,) belongs most, at most `n_clusters`, and their first items.
-
-    Only positive affinities count, so that there may be fewer co-clusters and items than asked for, or none.
-    Raises DataError for shapes that do not match and numbers that are not finite, UsageError for sizes below 1.
-    """
-    if min(n_clusters, n_items) < 1:
-        raise UsageError(f"{n_clusters} co-clusters of {n_items} items cannot be listed; expected at least 1 of each")
-    row = checked_affinity(np.reshape(user_affinity, (1, -1)), "users")[0]
-    if np.ndim(item_affinity) != 2 or np.shape(item_affinity)[1] != row.size:
-        raise DataError(f"item affinities {np.shape(item_affinity)} do not go with {row.size} co-clusters of a user")
-    order = np.argsort(-row, kind="stable")[:n_clusters]
-    clusters = order[row[order] > 0]
-    columns = checked_affinity(np.asarray(item_affinity)[:, clusters], "items")  # the others are not read
-    lists = [first_items(column, n_items) for column in columns.T]
-    return tuple(Likeliest(int(c), float(row[c]), lists[i], columns[lists[i], i]) for i, c in enumerate(clusters))

@@ -27,8 +27,8 @@ from recscale._parameters import build, option_types
 from recscale.abilities import CoClustered
 from recscale.contract import Dataset, Filter, Model, ModelSpec, Options, Split
 from recscale.errors import DataError, DeviceUnavailable, ModelError, RecscaleError, StoreError, UsageError
-from recscale.evaluation.coclusters import likeliest
 from recscale.evaluation.filtering import apply_filter
+from recscale.evaluation.likeliest import likeliest
 from recscale.evaluation.ranking import check_scores, tie_order
 from recscale.evaluation.split_file import load_split
 from recscale.measuring.budget import machine_memory_limit

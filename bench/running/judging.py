@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from recscale.abilities import CoClustered, Factored
-from recscale.evaluation.coclusters import judge_model, likeliest
+from recscale.evaluation.coclusters import judge_model
+from recscale.evaluation.likeliest import likeliest
 from recscale.evaluation.split_file import load_names, load_split
 from recscale.running.job import Job
 
@@ -33,8 +34,7 @@ def judged(model: Any, job: Job) -> dict[str, Any]:
         measures = judge_factored(model, split.train, split.test, job.seed).as_record()
         told = {name: value for name, value in measures.items() if name not in EMPTY_MEASURES}
         return {"coclusters": told, "cocluster_source": "clustering"}
-    popularity = np.bincount(split.train.indices, minlength=split.train.shape[1])
-    report = judge_model(model, split.test, popularity, job.seed)
+    report = judge_model(model, split.train, split.test, job.seed)
     rng = np.random.default_rng(job.seed)
     users = np.sort(rng.permutation(split.test.n_users)[:N_EXAMPLE_USERS])
     affinity = model.user_affinity(split.test.history[users])

@@ -10,7 +10,7 @@ from recscale.abilities import Factored
 from recscale.contract import FitContext, HeldOut
 from recscale.datasets.planted import PlantedCoClusters
 from recscale.errors import DataError, UsageError
-from recscale.evaluation import _coclusters
+from recscale.evaluation import _membership
 from recscale.evaluation.clustering import Clustering, ClusterOptions, cluster_vectors, judge_factored
 from recscale.evaluation.coclusters import Evidence, JudgeOptions, judge, recovery
 from recscale.models.wrmf import WRMF
@@ -56,7 +56,7 @@ def world():
 
 
 def test_affinities_are_those_of_distances_taken_one_by_one(monkeypatch):
-    monkeypatch.setattr(_coclusters, "BLOCK_BYTES", 400)
+    monkeypatch.setattr(_membership, "BLOCK_BYTES", 400)
     clustering = Clustering(places(6), 1.7, 0.0)
     vectors = places(23, 1)
 
@@ -159,7 +159,8 @@ def test_the_report_is_that_of_centres_of_training_users_and_items(world):
 
     clustering = cluster_vectors(model.user_vectors(train), model.items, 4, 2)
     items, users = (clustering.affinity(v) for v in (model.items, model.user_vectors(held_out.history)))
-    evidence = Evidence(held_out.history + held_out.target, train.sum(axis=0), held_out.target)
+    members = clustering.affinity(model.user_vectors(train))
+    evidence = Evidence(held_out.history + held_out.target, train.sum(axis=0), held_out.target, members)
     expected = judge(items, users, evidence, 2, JudgeOptions(rule="top1", min_users=5, min_items=5))
     assert [part.shape[0] for part in model.asked[:2]] == [400, 200]
     assert report.as_record() == expected.as_record()
@@ -167,12 +168,12 @@ def test_the_report_is_that_of_centres_of_training_users_and_items(world):
     assert report.lift.value > 2
 
 
-def test_a_cluster_has_twenty_users_and_items_on_average_at_least(world):
+def test_a_cluster_has_a_hundred_users_and_items_on_average_at_least(world):
     model, train, held_out = world
 
-    assert judge_factored(model, train, held_out).n_coclusters == (400 + 120) // 20
+    assert judge_factored(model, train, held_out).n_coclusters == (400 + 120) // 100
     tiny = HeldOut(train[:4], held_out.target[:4])
-    assert judge_factored(Placed(places(120)), train[:3], tiny, options=ClusterOptions(n_clusters=7)).n_coclusters == 6
+    assert judge_factored(Placed(places(120)), train[:90], tiny, options=ClusterOptions(n_clusters=7)).n_coclusters == 2
 
 
 def test_planted_co_clusters_are_found_among_the_vectors_of_wrmf():

@@ -15,18 +15,19 @@ from recscale.abilities import CoClustered
 from recscale.contract import HeldOut
 from recscale.datasets.planted import PlantedCoClusters
 from recscale.errors import DataError, UnknownName, UsageError
-from recscale.evaluation import _coclusters, coclusters
+from recscale.evaluation import _membership, coclusters
 from recscale.evaluation._coclusters import CoOccurrence, Popularity, bootstrap, credit
+from recscale.evaluation._membership import Census, Computed
 from recscale.evaluation.coclusters import (
     RULES,
     Evidence,
     JudgeOptions,
     judge,
     judge_model,
-    likeliest,
     recovery,
     stability,
 )
+from recscale.evaluation.likeliest import likeliest
 
 N_ITEMS, N_USERS, N_CLUSTERS = 240, 90, 7
 
@@ -124,8 +125,8 @@ def test_non_degenerate_coclusters_are_counted_as_by_one_loop_over_entities(case
 
     expected = sum(len(i) >= 17 and len(u) >= 9 for i, u in zip(items, users, strict=True))
     assert report.n_nondegenerate[rule] == expected
-    assert np.array_equal(_coclusters.Membership.under(rule, case.items).sizes(), [len(s) for s in items])
-    assert np.array_equal(_coclusters.Membership.under(rule, case.users).sizes(), [len(s) for s in users])
+    assert np.array_equal(Census.of(case.items, N_CLUSTERS).sizes[rule], [len(s) for s in items])
+    assert np.array_equal(Census.of(case.users, N_CLUSTERS).sizes[rule], [len(s) for s in users])
 
 
 def test_sparsity_effective_number_and_dead_ones_are_those_of_plain_formulas(case):
@@ -145,7 +146,7 @@ def test_sparsity_effective_number_and_dead_ones_are_those_of_plain_formulas(cas
 
 @pytest.mark.parametrize(("mass", "expected"), [([2, 2, 2, 0], 3), ([5, 0], 1), ([0, 0], 0), ([], 0)])
 def test_effective_number_of_even_masses_is_their_number(mass, expected):
-    assert _coclusters.effective_number(np.array(mass, float)) == pytest.approx(expected)
+    assert _membership.effective_number(np.array(mass, float)) == pytest.approx(expected)
 
 
 def test_a_share_of_one_fifth_of_ones_is_strong_although_rounding_could_say_otherwise():
@@ -153,14 +154,14 @@ def test_a_share_of_one_fifth_of_ones_is_strong_although_rounding_could_say_othe
     for c in range(40):
         affinity[c : c + 40, c] = 0.1 * (c + 1)  # mean + 2 std is the largest value itself
 
-    assert np.all(_coclusters.Membership.under("strong", affinity).sizes() == 40)
+    assert np.all(_membership.Membership.under("strong", affinity).sizes() == 40)
 
 
 def test_entities_belong_to_all_of_their_tied_best_coclusters():
     affinity = np.array([[1, 1, 0], [0, 2, 1], [0, 0, 0]], np.float32)
 
-    assert _coclusters.Membership.under("top1", affinity).sizes().tolist() == [1, 2, 0]
-    assert _coclusters.Membership.under("top5", affinity).sizes().tolist() == [1, 2, 1]
+    assert _membership.Membership.under("top1", affinity).sizes().tolist() == [1, 2, 0]
+    assert _membership.Membership.under("top5", affinity).sizes().tolist() == [1, 2, 1]
 
 
 @pytest.mark.parametrize(("association", "oracle"), [("npmi", _npmi), ("cosine", _cosine)])
@@ -472,7 +473,7 @@ def test_the_size_of_a_block_changes_nothing(case, monkeypatch):
     truth = np.random.default_rng(2).random((N_ITEMS, 4)) < 0.2
     whole, stable, found = _judge(case), stability(case.items, case.items[:, 2:]), recovery(case.items, truth, "strong")
 
-    monkeypatch.setattr(_coclusters, "BLOCK_BYTES", 2000)
+    monkeypatch.setattr(_membership, "BLOCK_BYTES", 2000)
 
     assert _judge(case).as_record() == pytest.approx(whole.as_record())
     assert stability(case.items, case.items[:, 2:]) == pytest.approx(stable)
@@ -485,7 +486,7 @@ def test_memory_stays_within_a_few_blocks(monkeypatch):
     users = rng.random((300, 60), dtype=np.float32)
     reference = sp.random_array((300, 20_000), density=0.002, rng=rng, dtype=np.float32, format="csr")
     evidence = Evidence(reference, np.arange(20_000))
-    monkeypatch.setattr(_coclusters, "BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(_membership, "BLOCK_BYTES", 1 << 20)
     judge(items[:100, :2], users[:, :2], Evidence(reference[:, :100], np.ones(100)), options=JudgeOptions(min_items=90))
 
     tracemalloc.start()
@@ -544,7 +545,7 @@ def test_a_record_is_one_level_of_numbers(case):
     assert record["cocluster.intrusion_chance"] == 0.25
 
 
-def test_a_model_is_judged_by_its_own_affinities_and_the_lift_by_targets_alone(case):
+def test_a_model_is_judged_by_its_own_affinities_and_the_lift_by_targets_alone(case, monkeypatch):
     reference = case.evidence.reference
     is_target = np.random.default_rng(0).random(reference.nnz) < 0.3
     parts = []
@@ -553,6 +554,7 @@ def test_a_model_is_judged_by_its_own_affinities_and_the_lift_by_targets_alone(c
         part.data = keep.astype(np.float32)
         part.eliminate_zeros()
         parts.append(part)
+    train = sp.random_array((150, N_ITEMS), density=0.1, rng=np.random.default_rng(1), dtype=np.float32, format="csr")
     asked = []
 
     class Given:
@@ -560,17 +562,58 @@ def test_a_model_is_judged_by_its_own_affinities_and_the_lift_by_targets_alone(c
             return case.items
 
         def user_affinity(self, history):
-            asked.append(history)
-            return case.users
+            asked.append(history.shape[0])
+            return (history @ case.items).astype(np.float32)
 
     model = Given()
+    monkeypatch.setattr(_membership, "BLOCK_BYTES", 4000)
 
-    report = judge_model(model, HeldOut(*parts), case.evidence.popularity, seed=2)
+    report = judge_model(model, train, HeldOut(*parts), seed=2, options=JudgeOptions(min_users=60))
 
-    evidence = Evidence(reference, case.evidence.popularity, interactions=parts[1])
+    popularity = (train != 0).sum(axis=0)
+    evidence = Evidence(reference, popularity, interactions=parts[1], members=train @ case.items)
+    expected = judge(case.items, parts[0] @ case.items, evidence, 2, JudgeOptions(min_users=60))
     assert isinstance(model, CoClustered)
-    assert asked == [parts[0]]
-    assert report.as_record() == judge(case.items, case.users, evidence, 2).as_record()
+    assert asked == [N_USERS] + 2 * [35, 35, 35, 35, 10]
+    assert report.as_record() == pytest.approx(expected.as_record())
+    assert report.n_judged > 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_users_who_count_are_the_members_and_the_others_are_measured(case, rule):
+    more = _affinities(np.random.default_rng(6), 200, N_CLUSTERS, 0.6)
+    evidence = dataclasses.replace(case.evidence, members=more)
+
+    report = judge(case.items, case.users, evidence, options=JudgeOptions(rule=rule, min_items=8, min_users=8))
+
+    items, users = _members(case.items, rule), _members(more, rule)
+    good = [c for c in range(N_CLUSTERS) if min(len(items[c]), len(users[c])) >= 8]
+    assert report.n_nondegenerate[rule] == report.n_judged == len(good)
+    assert report.user_positive_share == pytest.approx((more > 0).mean())
+    measured = _members(case.users, rule)
+    if rule == "strong":
+        thresholds = more.clip(0).mean(axis=0) + 2 * more.clip(0).std(axis=0)
+        measured = [set(np.flatnonzero(column)) for column in (case.users >= thresholds).T]
+    entries = list(zip(*(axis.tolist() for axis in case.evidence.reference.nonzero()), strict=True))
+    inside = sum(u in measured[c] and i in items[c] for c in good for u, i in entries)
+    by_chance = sum(
+        sum(u in measured[c] for u, _ in entries) * sum(i in items[c] for _, i in entries) / len(entries) for c in good
+    )
+    assert report.pooled_lift == pytest.approx(inside / by_chance)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (np.ones((5, 3)), "5 users have affinities of the shape .5, 3.; expected 7 co-clusters"),
+        (Computed(lambda rows: rows[:, :2], np.ones((5, 7))), "5 users have affinities of the shape .5, 2."),
+        (Computed(lambda rows: rows * np.nan, np.ones((5, 7))), "affinities of users hold NaN"),
+        (["many"], "no dense array of real numbers"),
+    ],
+)
+def test_members_that_cannot_be_counted_are_refused(case, members, message):
+    with pytest.raises(DataError, match=message):
+        judge(case.items, case.users, dataclasses.replace(case.evidence, members=members))
 
 
 def test_the_interval_of_a_mean_has_the_width_that_theory_gives():
