@@ -58,19 +58,20 @@ class Target:
         """
         import torch
 
+        from recscale.models._sampled_softmax import sampled_softmax
+
         users, places = (torch.as_tensor(part, device=pool.device) for part in task.taken)
+        weight = task.share * (self.alpha if self.alpha_as == "scale" else 1.0)
+        smoothing = 0.0 if self.alpha_as == "scale" else self.alpha
+        if self.loss == "softmax":
+            return weight * sampled_softmax(hidden, pool, (users, places), smoothing)
         scores = torch.cat([hidden[:, None], pool], dim=1)  # (B, 1 + S)
         allowed = torch.ones_like(scores, dtype=torch.bool)
         allowed[users, places + 1] = False
-        if self.loss == "softmax":
-            logs = scores.masked_fill(~allowed, -torch.inf).log_softmax(dim=1)
-        else:
-            total = (scores * allowed).sum(1, keepdim=True)
-            logs = (scores + SMALLEST).log() - (total + SMALLEST * allowed.sum(1, keepdim=True)).log()
-        if self.alpha_as == "scale":
-            return -self.alpha * task.share * logs[:, 0].mean()
+        total = (scores * allowed).sum(1, keepdim=True)
+        logs = (scores + SMALLEST).log() - (total + SMALLEST * allowed.sum(1, keepdim=True)).log()
         spread = torch.where(allowed, logs, 0).sum(1) / allowed.sum(1)
-        return -task.share * ((1 - self.alpha) * logs[:, 0] + self.alpha * spread).mean()
+        return -weight * ((1 - smoothing) * logs[:, 0] + smoothing * spread).mean()
 
 
 def trainable(train: sp.csr_array) -> sp.csr_array:

@@ -176,15 +176,16 @@ class _Trainer:
 
         from recscale.models._affinities import item_affinities, user_affinities
         from recscale.models._min_sum import min_sum
+        from recscale.models._paired_min import paired_min_sum
 
         task = draw_task(self.rows[batch.rows], self.model.n_negatives, batch.rng).part(batch.part)
         parameters = self.parameters
         users = user_affinities(task.known, parameters, buffers=self.buffers)  # (B, N)
-        device = users.device
-        hidden = item_affinities(parameters.items[torch.as_tensor(task.hidden, device=device)], parameters.clusters)
-        pool = item_affinities(parameters.items[torch.as_tensor(task.pool, device=device)], parameters.clusters)
-        loss = self.target(torch.minimum(users, hidden).sum(1), min_sum(users, pool), task)
-        self.positive_users = float((users.detach() > 0).float().mean())
+        wanted = torch.as_tensor(np.concatenate([task.hidden, task.pool]), device=users.device)
+        asked = item_affinities(parameters.items.index_select(0, wanted), parameters.clusters)
+        hidden, pool = asked.split([len(task.hidden), len(task.pool)])  # (B, N) and (S, N)
+        loss = self.target(paired_min_sum(users, hidden), min_sum(users, pool), task)
+        self.positive_users = float(torch.count_nonzero(users.detach())) / users.numel()
         if self.model.l1:
             loss = loss + self.model.l1 * task.share * ((users.sum() + hidden.sum()) / len(users) + pool.sum())
         return loss

@@ -103,39 +103,52 @@ def cdist_min_sum(left, right):
     return (left.sum(1)[:, None] + right.sum(1) - torch.cdist(left, right, p=1)) / 2
 
 
-def step_of(affinities, product, rows, parameters):
-    """Return a training step without its optimiser: the loss of a batch, and its gradients."""
+def literal_step(rows, parameters):
+    """Return a training step without its optimiser, the loss of a batch and its gradients, all under autograd."""
     import torch
 
-    from recscale.models._affinities import item_affinities
-    from recscale.models._sampled_loss import Target
-
-    target, task = Target("softmax", 0.1, "label_smoothing"), task_of(rows)
+    task = task_of(rows)
+    taken, hidden, pool = task.taken, torch.as_tensor(task.hidden), torch.as_tensor(task.pool)
 
     def step():
         for table in parameters:
             table.grad = None
         items, clusters = parameters[0], parameters[2]
-        users = affinities(task.known, parameters)
-        hidden = item_affinities(items[torch.as_tensor(task.hidden)], clusters)
-        pool = item_affinities(items[torch.as_tensor(task.pool)], clusters)
-        loss = target(torch.minimum(users, hidden).sum(1), product(users, pool), task)
+        users = literal_affinities(task.known, parameters)
+        wanted, others = ((items[places] @ clusters.T).relu() for places in (hidden, pool))
+        found = torch.minimum(users, wanted).sum(1, keepdim=True)
+        scores = torch.cat([found, cdist_min_sum(users, others)], dim=1)
+        allowed = torch.ones_like(scores, dtype=torch.bool)
+        allowed[taken[0], taken[1] + 1] = False
+        logs = scores.masked_fill(~allowed, -torch.inf).log_softmax(dim=1)
+        spread = torch.where(allowed, logs, 0).sum(1) / allowed.sum(1)
+        loss = -(0.9 * logs[:, 0] + 0.1 * spread).mean()
         loss.backward()
         return float(loss.detach())
 
     return step
 
 
-def literal_step(rows, parameters):
-    return step_of(literal_affinities, cdist_min_sum, rows, parameters)
-
-
 def our_step(rows, parameters):
-    from recscale.models._affinities import Buffers, Parameters, user_affinities
-    from recscale.models._min_sum import min_sum
+    """Return the same of ours, as its training runs it."""
+    import torch
 
-    buffers = Buffers()
-    return step_of(lambda x, p: user_affinities(x, Parameters(*p), buffers=buffers), min_sum, rows, parameters)
+    from recscale.models._training import Batch
+    from recscale.models.elfm import ELFM, _Trainer
+
+    model = ELFM(n_clusters=len(parameters[1]), factors=FACTORS, n_negatives=N_NEGATIVES, l1=0)
+    trainer = _Trainer(model, rows, FitContext())
+    trainer.module = torch.nn.ParameterList(parameters)
+
+    def step():
+        for table in trainer.module:
+            table.grad = None
+        everybody = Batch(np.arange(rows.shape[0]), slice(0, rows.shape[0]), 0, 0, np.random.default_rng(1))
+        loss = trainer.loss(everybody)
+        loss.backward()
+        return float(loss.detach())
+
+    return step
 
 
 def gemms(rows, parameters):
