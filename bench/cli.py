@@ -6,13 +6,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 from recscale import __version__
+from recscale._flags import DEFAULT_STORE, ExplainFlags, RunFlags, TuneFlags
 from recscale.errors import RecscaleError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 EXIT_FAILED_JOB = 1
 EXIT_WRONG_USE = 2
 EXIT_INTERRUPTED = 130
-DEFAULT_STORE = Path("results")
 
 app = App(
     name="recscale",
@@ -38,80 +37,6 @@ app = App(
   recscale report --store results
 """,
 )
-_own_file = Group("A file of your own")
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class OwnFile:
-    """The flags for a file of one's own."""
-
-    data: Annotated[
-        Path | None, Parameter(group=_own_file, help="csv, tsv, parquet or npz, gzip too, or a YAML entry")
-    ] = None
-    user_column: Annotated[str | None, Parameter(group=_own_file, help="column of the user")] = None
-    item_column: Annotated[str | None, Parameter(group=_own_file, help="column of the item")] = None
-    rating_column: Annotated[str | None, Parameter(group=_own_file, help="column of the rating")] = None
-    time_column: Annotated[str | None, Parameter(group=_own_file, help="column of the timestamp")] = None
-    min_rating: Annotated[float | None, Parameter(group=_own_file, help="drop lower ratings")] = None
-    separator: Annotated[str | None, Parameter(group=_own_file, help="one letter, or tab; else by the suffix")] = None
-    encoding: Annotated[str | None, Parameter(group=_own_file, help="encoding, if not utf-8")] = None
-    no_header: Annotated[
-        bool, Parameter(negative="", group=_own_file, help="the file has no header: columns are numbers from 0")
-    ] = False
-
-    def reference(self) -> dict[str, dict[str, Any]] | None:
-        """Return the data set that these flags describe, or None without --data. Raises UsageError."""
-        columns = {
-            "user": self.user_column,
-            "item": self.item_column,
-            "rating": self.rating_column,
-            "timestamp": self.time_column,
-            "min_rating": self.min_rating,
-            "separator": self.separator,
-            "encoding": self.encoding,
-            "header": False if self.no_header else None,
-        }
-        given = {name: value for name, value in columns.items() if value is not None}
-        if self.data is None:
-            if given:
-                raise UsageError(
-                    "columns, --min-rating and the like describe a file of your own: give it by --data FILE"
-                )
-            return None
-        return {"file": {"path": str(self.data), **given}}
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class RunFlags:
-    """The flags of `run`, `run-all`, `plan` and `prepare`."""
-
-    suite: Annotated[Path | None, Parameter(help="a YAML suite; flags override its keys")] = None
-    dataset: Annotated[tuple[str, ...], Parameter(name=["--dataset", "-d"], help="data set, repeatable")] = ()
-    model: Annotated[
-        tuple[str, ...], Parameter(name=["--model", "-m"], help='model, repeatable; "ease[k=50,200]" is a grid')
-    ] = ()
-    protocol: Annotated[tuple[str, ...], Parameter(help="fold-in, hold-one-out or fixed, repeatable")] = ()
-    seeds: Annotated[tuple[int, ...], Parameter(help="seeds of the models", consume_multiple=True)] = ()
-    metric: Annotated[tuple[str, ...], Parameter(help="metric such as ndcg@100, repeatable")] = ()
-    profile: Annotated[
-        Literal["quick", "standard", "full"] | None,
-        Parameter(help="run models over their sizes"),
-    ] = None
-    device: Annotated[str | None, Parameter(help="auto (default), cpu, cuda or cuda:N")] = None
-    timeout: Annotated[str | None, Parameter(help="hard limit a job, such as 90, 10m or 2h")] = None
-    max_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 8GB")] = None
-    max_gpu_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 16GB")] = None
-    jobs: Annotated[int | None, Parameter(name=["--jobs", "-j"], help="jobs at a time; cores are divided")] = None
-    plugin: Annotated[tuple[str, ...], Parameter(help="Python file with a SPEC of your own, repeatable")] = ()
-    store: Annotated[Path, Parameter(help="folder of the records (results)")] = DEFAULT_STORE
-    overwrite: Annotated[
-        Literal["never", "failed", "always"], Parameter(help="which finished jobs to repeat (never)")
-    ] = "never"
-    json: Annotated[bool, Parameter(negative="", help="print the records as JSON lines")] = False
-    strict: Annotated[bool, Parameter(negative="", help="exit with 1 if a job failed")] = False
-    own_file: OwnFile = field(default_factory=OwnFile)
 
 
 @app.command(
@@ -142,6 +67,34 @@ def run_all(*datasets: str, flags: RunFlags = RunFlags()) -> int:
     code = _run(datasets, flags)
     _write_report(flags.store, flags.store / "report", None)
     return code
+
+
+@app.command(
+    help_epilogue="""Examples:
+  recscale tune gowalla --protocol hold-one-out -m elfm -m ease -m wrmf --trials 20
+  recscale tune ml-1m -m "ease[k=50,200]" --time 30m --timeout 10m --seeds 0 1 2
+""",
+)
+def tune(*datasets: str, flags: RunFlags = RunFlags(), tuning: TuneFlags = TuneFlags()) -> int:
+    """Search the options of models on validation users, equally long for each, and run the best on the test users.
+
+    Options that are given are held fast; a list of values is a study each. A search that was interrupted goes on.
+    """
+    from recscale.measuring.budget import parse_seconds
+    from recscale.running.display import display_for
+    from recscale.running.printing import print_records, print_studies
+    from recscale.running.runner import open_store
+    from recscale.running.tuning import TuneOptions, Tuner
+
+    if not (flags.model or flags.suite):
+        raise UsageError("no model given; name one with -m (recscale list shows them)")
+    seconds = None if tuning.time is None else parse_seconds(tuning.time)
+    options = TuneOptions(tuning.trials, seconds, tuning.by, tuning.sampler, tuning.sampler_seed)
+    display = display_for(quiet=False)
+    studies, records = Tuner(_suite(datasets, flags), open_store(flags.store), display, options, flags.overwrite).run()
+    print_studies(studies, as_json=flags.json)
+    print_records(records, as_json=flags.json)
+    return EXIT_FAILED_JOB if flags.strict and (len(records) < len(studies) or _any_failed(records)) else 0
 
 
 @app.command(
@@ -219,19 +172,6 @@ def report(
 ) -> None:
     """Write tables, figures and a page from the records of a store."""
     _write_report(store, out or store / "report", metric)
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class ExplainFlags:
-    """The flags of `explain`."""
-
-    top: Annotated[int, Parameter(help="recommendations (5)")] = 5
-    clusters: Annotated[int, Parameter(help="co-clusters of each, and of the user (3)")] = 3
-    items: Annotated[int, Parameter(help="first items of each co-cluster (10)")] = 10
-    plugin: Annotated[tuple[str, ...], Parameter(help="Python file with a SPEC of your own, repeatable")] = ()
-    store: Annotated[Path, Parameter(help="folder of the records (results)")] = DEFAULT_STORE
-    json: Annotated[bool, Parameter(negative="", help="print one JSON document")] = False
 
 
 @app.command(

@@ -23,6 +23,7 @@ FLOORS = {
     "running": 5,
     "reporting": 5,
     "testing": 5,
+    "_flags": 5,
     "api": 6,
     "cli": 6,
     "__main__": 7,

@@ -14,6 +14,8 @@ FAILURES: tuple[str, ...] = ("refused", "skipped", "out_of_memory", "out_of_gpu_
 
 JUDGE = "judge"  # the phase after all others, which is no cost of the model
 
+Part = Literal["test", "validation"]
+
 
 class Phase(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What one phase of a job cost. Memory is that of the whole process, at its highest within the phase."""
@@ -41,6 +43,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     schema_version: int = SCHEMA_VERSION
     key: str
+    evaluated_on: Part = "test"  # validation: a trial of tuning
     status: Status
     reason: str | None = None  # one line; None when the status is ok
     failed_phase: str | None = None
@@ -69,7 +72,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     n_train_users: int
     n_items: int
     n_train_interactions: int
-    n_test_users: int | None = None
+    n_test_users: int | None = None  # or validation users, in a trial
     dropped_users: int | None = None
 
     metrics: dict[str, float] = {}  # by metric name, e.g. "ndcg@100"

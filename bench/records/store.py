@@ -1,6 +1,7 @@
 """The result store: one atomic JSON file a job, the per-user vectors beside it, safe for several writers.
 
-Layout: `<root>/<machine>/<data set>/<protocol>/<model>-<key>.json`, with `<model>-<key>.npz` for the vectors.
+Layout: `<root>/<machine>/<data set>/<protocol>/<model>-<key>.json`, with `<model>-<key>.npz` for the vectors. Trials of
+tuning, evaluated on validation users, lie in a folder `trials` beside them.
 A file is written beside its place and moved there, vectors first, so what can be read is complete.
 """
 
@@ -23,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recscale.errors import StoreError, UsageError
-from recscale.records.record import SCHEMA_VERSION, RunRecord
+from recscale.records.record import SCHEMA_VERSION, Part, RunRecord
 
 _LOCKS = ".locks"
 _WORK = ".work"
+_TRIALS = "trials"
 _LEAST_ROOM_BYTES = 2**16
 LEAST_KEY_LETTERS = 6
 _BEGINNING = re.compile(f"[0-9a-f]{{{LEAST_KEY_LETTERS},64}}")
@@ -68,13 +70,14 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def path_of(self, *, dataset: str, protocol: str, model: str, key: str) -> Path:
+    def path_of(self, *, dataset: str, protocol: str, model: str, key: str, evaluated_on: Part = "test") -> Path:
         """Return where the record of a job lies."""
-        return self.root / self.machine / _slug(dataset) / _slug(protocol) / f"{model}-{key[:16]}.json"
+        folder = self.root / self.machine / _slug(dataset) / _slug(protocol)
+        return (folder if evaluated_on == "test" else folder / _TRIALS) / f"{model}-{key[:16]}.json"
 
-    def get(self, *, dataset: str, protocol: str, model: str, key: str) -> RunRecord | None:
-        """Return the record of a job, or None if there is none that can be read."""
-        path = self.path_of(dataset=dataset, protocol=protocol, model=model, key=key)
+    def get(self, **job: Any) -> RunRecord | None:
+        """Return the record of a job, described as for `path_of`, or None if there is none that can be read."""
+        path, key = self.path_of(**job), job["key"]
         if not path.is_file():
             return None
         found = self._read(path)
@@ -82,7 +85,8 @@ class Store:
 
     def put(self, record: RunRecord, per_user: Mapping[str, NDArray[Any]] | None = None) -> Path:
         """Write a record and its per-user vectors; return the path of the record."""
-        path = self.path_of(dataset=record.dataset, protocol=record.protocol, model=record.model, key=record.key)
+        names = ("dataset", "protocol", "model", "key", "evaluated_on")
+        path = self.path_of(**{name: getattr(record, name) for name in names})
         content = msgspec.json.format(msgspec.json.encode(record), indent=1)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,13 +114,19 @@ class Store:
         return {}
 
     def records(self) -> list[RunRecord]:
-        """Return every record, sorted by its place. Files that hold none are listed in `unreadable`."""
+        """Return every record of test users, sorted by its place. Files that hold none are listed in `unreadable`."""
+        return self._all("*.json")
+
+    def trials(self) -> list[RunRecord]:
+        """Return every trial of tuning, sorted by its place. Files that hold none are listed in `unreadable`."""
+        return self._all(f"{_TRIALS}/*.json")
+
+    def _all(self, pattern: str) -> list[RunRecord]:
         if not self.root.is_dir():
             raise StoreError(f"no store at {self.root}; make one with: recscale run --store {self.root} ...")
         self.unreadable = []
-        paths = sorted(
-            p for p in self.root.glob("*/*/*/*.json") if not p.relative_to(self.root).parts[0].startswith(".")
-        )
+        found = self.root.glob(f"*/*/*/{pattern}")
+        paths = sorted(path for path in found if not path.relative_to(self.root).parts[0].startswith("."))
         return [record for path in paths if (record := self._read(path)) is not None]
 
     def find(self, beginning: str) -> RunRecord:

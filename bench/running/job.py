@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from recscale.measuring.budget import Budget
-from recscale.records.record import JUDGE, SCHEMA_VERSION, Phase, RunRecord
+from recscale.records.record import JUDGE, SCHEMA_VERSION, Part, Phase, RunRecord
 
 FIT_FILE, FITTED_FILE = "model.npz", "fitted.json"  # in the folder of a worker: a saved model, and the Fitted of it
 MEMORY_FAILURES = ("refused", "out_of_memory")
@@ -97,6 +97,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     estimated_peak_bytes: int | None = None
     estimated_model_bytes: int | None = None
     family: str | None = None
+    evaluated_on: Part = "test"
 
     @property
     def size_rank(self) -> float:
@@ -118,13 +119,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             "data_fingerprint": self.prepared.data_fingerprint,
             "split_fingerprint": self.prepared.split_fingerprint,
             "code_fingerprint": self.code_fingerprint,
+            **({} if self.evaluated_on == "test" else {"evaluated_on": self.evaluated_on}),
         }
         return hashlib.sha256(msgspec.json.encode(decisive, order="sorted")).hexdigest()
 
     @property
     def label(self) -> str:
         """What a person calls this job."""
-        return f"{self.text} on {self.data.text}, {self.data.protocol_text}, seed {self.seed}"
+        trial = "" if self.evaluated_on == "test" else ", trial on validation users"
+        return f"{self.text} on {self.data.text}, {self.data.protocol_text}, seed {self.seed}{trial}"
 
     def is_settled_by(self, record: RunRecord, overwrite: str) -> bool:
         """Tell whether `record` makes running this job again needless.
@@ -161,6 +164,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         """Return the fields of a record that are known before the job runs."""
         return {
             "key": self.key,
+            "evaluated_on": self.evaluated_on,
             "model": self.model,
             "model_title": self.model_title,
             "parameters": self.parameters,
@@ -182,7 +186,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             "n_train_users": self.prepared.n_train_users,
             "n_items": self.prepared.n_items,
             "n_train_interactions": self.prepared.n_train_interactions,
-            "n_test_users": self.prepared.n_test_users,
+            "n_test_users": self.prepared.n_test_users if self.evaluated_on == "test" else self.prepared.n_valid_users,
             "dropped_users": self.prepared.dropped_users,
             "estimated_peak_bytes": self.estimated_peak_bytes,
             "estimated_model_bytes": self.estimated_model_bytes,

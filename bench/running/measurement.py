@@ -73,10 +73,13 @@ class Measurement:
         size = model.size()
         self.outcome.update(n_parameters=size.n_parameters, n_bytes=size.n_bytes)
         self._save(model)
-        test = split.test
+        is_trial = self.job.evaluated_on == "validation"
+        held_out = split.valid if is_trial else split.test
         del split
-        self._evaluate(model, test, context)
-        self._judge(model)
+        self._evaluate(model, held_out, context)
+        if not is_trial:
+            self._time_single_users(model, held_out)
+            self._judge(model)
 
     def _context(self, started: float, split: Any) -> Any:
         from recscale.contract import FitContext
@@ -146,10 +149,8 @@ class Measurement:
         write_whole(self.folder / FITTED_FILE, msgspec.json.encode(fitted))
 
     def _evaluate(self, model: Any, test: Any, context: Any) -> None:
-        """Score the held-out users, all and one by one."""
-        from recscale.abilities import Incremental
+        """Score and rank for the held-out users."""
         from recscale.evaluation.evaluate import evaluate
-        from recscale.measuring.latency import single_user_latency, update_latency
 
         job, outcome = self.job, self.outcome
         self.phase.reporter.begin("warm-up")
@@ -164,12 +165,19 @@ class Measurement:
         if result.ties_matter:
             outcome["warnings"] += [f"ties matter: MRR {result.mrr_pessimistic:.4f} to {result.mrr_optimistic:.4f}"]
         _write_vectors(self.folder / "per_user.npz", result.per_user)
+
+    def _time_single_users(self, model: Any, test: Any) -> None:
+        """Time scores and updates of one user at a time."""
+        from recscale.abilities import Incremental
+        from recscale.measuring.latency import single_user_latency, update_latency
+
+        seed, outcome = self.job.seed, self.outcome
         self.phase.reporter.begin("latency")
-        median, worst = single_user_latency(model.score, test.history, seed=job.seed)
+        median, worst = single_user_latency(model.score, test.history, seed=seed)
         outcome.update(latency_median_seconds=median, latency_p99_seconds=worst)
         state = None
         if isinstance(model, Incremental):
-            median, worst, state = update_latency(model, test.history, seed=job.seed)
+            median, worst, state = update_latency(model, test.history, seed=seed)
         outcome.update(update_median_seconds=median, update_p99_seconds=worst, state_update_median_seconds=state)
 
     def _judge(self, model: Any) -> None:

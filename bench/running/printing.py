@@ -23,11 +23,12 @@ from recscale.records.record import RunRecord
 from recscale.running.display import figures, summary
 from recscale.running.job import Data, Prepared
 from recscale.running.runner import Plan
+from recscale.running.tuning import Study
 from recscale.testing.conformance import check
 
 SHOWN_METRICS = 5
 SHOWN_KEY_LETTERS = 8  # of the 64: enough to tell the records of a store apart
-EXTRAS = {"cholmod": "sksparse", "gpu": "pynvml", "peers": "sansa"}
+EXTRAS = {"cholmod": "sksparse", "gpu": "pynvml", "tune": "optuna", "peers": "sansa"}
 
 
 def print_plan(plan: Plan, *, as_json: bool) -> None:
@@ -105,6 +106,29 @@ def _configuration(record: RunRecord, group: Sequence[RunRecord]) -> str:
     seeds = {r.seed for r in group if r.model == record.model}
     told = record.configuration or record.model
     return f"{told}, seed {record.seed}" if len(seeds) > 1 else told
+
+
+def print_studies(studies: Sequence[Study], *, as_json: bool) -> None:
+    """Print one line a study, with what it took and what it found; as JSON every trial."""
+    if as_json:
+        _out("\n".join(msgspec.json.encode(trial).decode() for study in studies for trial in study.trials))
+        return
+    by_split: dict[tuple[str, str], list[Study]] = {}
+    for study in studies:
+        by_split.setdefault((study.data.text, study.data.protocol_text), []).append(study)
+    for (dataset, protocol), group in by_split.items():
+        _out(f"\n{dataset}, {protocol}: tuned by {group[0].metric} of the validation users")
+        _out(columns(["model", "trials", "failed", "time", "defaults", "best", "found"], [_study(s) for s in group]))
+
+
+def _study(study: Study) -> list[str]:
+    best, first = study.best, study.trials[0]
+    values = [
+        f"{trial.metrics[study.metric]:.4f}" if trial and trial.status == "ok" else NOTHING for trial in (first, best)
+    ]
+    failed = sum(trial.status != "ok" for trial in study.trials)
+    told = (best.configuration or best.model) if best else summary(study.trials[-1])
+    return [study.text, str(len(study.trials)), str(failed), format_seconds(study.seconds), *values, told]
 
 
 def describe(name: str, plugins: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,24 +78,35 @@ class Runner:
 
     def plan(self) -> Plan:
         """Return the jobs with what is known before they run."""
-        self._machine = fingerprint()
+        suite = self.budgeted()
+        return self.plan_of([job for data, prepared in self.prepare() for job in expand(suite, data, prepared)])
+
+    def plan_of(self, jobs: Sequence[Job]) -> Plan:
+        """Return the plan of these jobs, each once, on splits that are prepared."""
+        self._machine = self._machine or fingerprint()
         plan = Plan([], {}, {})
-        for data, prepared in self.prepare():
-            for job in expand(self._budgeted(), data, prepared):
-                if any(job.key == other.key for other in plan.jobs):
-                    continue
-                plan.jobs.append(job)
-                record = self._stored(job)
-                if record is not None and job.is_settled_by(record, self.overwrite):
-                    plan.settled[job.key] = record
-                if reason := _refusal(job):
-                    plan.refusals[job.key] = reason
+        for job in jobs:
+            if any(job.key == other.key for other in plan.jobs):
+                continue
+            plan.jobs.append(job)
+            record = self._stored(job)
+            if record is not None and job.is_settled_by(record, self.overwrite):
+                plan.settled[job.key] = record
+            if reason := _refusal(job):
+                plan.refusals[job.key] = reason
         return plan
 
     def run(self) -> list[RunRecord]:
         """Run what is not settled yet; return the records of all jobs of the suite, in their order."""
         plan = self.plan()
         self.display.planned(len(plan.jobs), len(plan.settled))
+        try:
+            return self.run_plan(plan)
+        finally:
+            self.display.closed()
+
+    def run_plan(self, plan: Plan) -> list[RunRecord]:
+        """Run what a plan has not settled; return the records of its jobs, in their order."""
         records = dict(plan.settled)
         waiting = largest_first([job for job in plan.jobs if job.key not in plan.settled])
         self._fits = SharedFits(self.store.work_folder() / f"{owner_mark()}-fits")
@@ -185,7 +196,7 @@ class Runner:
         record = msgspec.convert(fields, RunRecord)
         vectors = {}
         path = one.worker.folder / "per_user.npz" if one else None
-        if path is not None and record.status == "ok":
+        if path is not None and record.status == "ok" and job.evaluated_on == "test":
             with np.load(path, allow_pickle=False) as file:
                 vectors = {name: file[name] for name in file}
         self.store.put(record, vectors)
@@ -195,7 +206,13 @@ class Runner:
         return record
 
     def _stored(self, job: Job) -> RunRecord | None:
-        return self.store.get(dataset=job.data.text, protocol=job.data.protocol_text, model=job.model, key=job.key)
+        return self.store.get(
+            dataset=job.data.text,
+            protocol=job.data.protocol_text,
+            model=job.model,
+            key=job.key,
+            evaluated_on=job.evaluated_on,
+        )
 
     def _prepared(self, data: Data) -> Prepared:
         found = find_prepared(data, self.suite.plugins)
@@ -217,7 +234,7 @@ class Runner:
             raise RecscaleError(outcome["reason"])
         return outcome
 
-    def _budgeted(self) -> Suite:
+    def budgeted(self) -> Suite:
         """Return the suite with the machine's own memory as the limit where none was given."""
         if self.suite.max_memory is not None:
             return self.suite
@@ -230,7 +247,6 @@ class Runner:
         try:
             yield running
         finally:
-            self.display.closed()
             for one in running.values():
                 with one.claim:
                     one.worker.close()

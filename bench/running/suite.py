@@ -140,6 +140,11 @@ def _family(spec: ModelSpec, model: Model, run: str) -> str | None:
 
 
 def _configurations(suite: Suite) -> list[tuple[registry.Entry, ModelSpec, Model]]:
+    return [(entry, spec, build(spec.model, entry.name, options)) for entry, spec, options in combinations(suite)]
+
+
+def combinations(suite: Suite) -> list[tuple[registry.Entry, ModelSpec, dict[str, Any]]]:
+    """Return each model with each combination of the options that the suite gives it. Raises UnknownName."""
     known = registry.entries("model", suite.plugins)
     found = []
     for written in suite.models or known:
@@ -149,8 +154,7 @@ def _configurations(suite: Suite) -> list[tuple[registry.Entry, ModelSpec, Model
         spec = registry.model_spec(name, suite.plugins)
         if not options and (suite.profile or not suite.models):
             options = _sizes(spec, suite.profile or "standard")
-        for combination in grid(options):
-            found.append((entry, spec, build(spec.model, name, combination)))
+        found += [(entry, spec, combination) for combination in grid(options)]
     return found
 
 
