@@ -63,8 +63,12 @@ def report(store: str | Path = "results", out: str | Path | None = None, *, metr
     """Write tables, figures and a page from the records of a store; return the files written."""
     from recscale.records.store import Store
     from recscale.reporting.page import write_report
+    from recscale.running.stability import StabilityOverSeeds
 
-    return write_report(Store(store).records(), Path(out or Path(store) / "report"), metric=metric)
+    opened = Store(store)
+    return write_report(
+        opened.records(), Path(out or opened.root / "report"), metric=metric, stability=StabilityOverSeeds(opened)
+    )
 
 
 def explain(

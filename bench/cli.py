@@ -315,11 +315,12 @@ def _any_failed(records: Sequence[RunRecord]) -> bool:
 def _write_report(store: Path, folder: Path, metric: str | None) -> None:
     from recscale.records.store import Store
     from recscale.reporting.page import write_report
+    from recscale.running.stability import StabilityOverSeeds
 
     opened = Store(store)
     records = opened.records()
     for unreadable in opened.unreadable:
         sys.stderr.write(f"recscale: left out {unreadable.path}: {unreadable.reason}\n")
-    for path in write_report(records, folder, metric=metric):
+    for path in write_report(records, folder, metric=metric, stability=StabilityOverSeeds(opened)):
         if path.suffix in (".html", ".md"):
             sys.stderr.write(f"wrote {path}\n")

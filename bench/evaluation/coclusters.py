@@ -57,7 +57,7 @@ from recscale.evaluation._membership import (
 __all__ = [
     "CHANCE", "CUTOFFS", "N_TOP", "POSITIONS", "RULES", "CoClusterReport", "Coherence", "Computed", "Evidence",
     "Interval", "Intrusion", "JudgeOptions", "Overlap", "Recovery", "Rule", "judge", "judge_model", "recovery",
-    "stability",
+    "stability", "stability_of_lists",
 ]  # fmt: skip
 
 POSITIONS = (1, 10, 20)
@@ -185,6 +185,7 @@ class CoClusterReport:
     overlap: Overlap
     lift: Interval
     pooled_lift: float
+    top_items: NDArray[np.int64]  # (N, 20) the first items of every co-cluster, -1 for none
 
     def as_record(self) -> dict[str, float]:
         """Return one level of numbers by name; what could not be measured is left out."""
@@ -239,7 +240,8 @@ def judge(
     of_items, of_users = Census.of(items, items.shape[1]), Census.of(members, items.shape[1])
     good = non_degenerate(of_items, of_users, options.min_items, options.min_users)
     judged = good[options.rule]
-    tops = top_items(items, judged, N_TOP)
+    every_top = top_items(items, np.arange(items.shape[1]), N_TOP)
+    tops = every_top[judged]
     listed = tops[tops >= 0]
     popularity = Popularity.of(evidence.popularity, len(items), options.n_bins or max(1, len(items) // 10))
     case = _Case(items, judged, tops, popularity, CoOccurrence.of(reference), options)
@@ -262,6 +264,7 @@ def judge(
         overlap=Overlap(mean_jaccard(tops), ratio(np.unique(listed).size, listed.size)),
         lift=bootstrap(inside[expected > 0] / expected[expected > 0], streams[2]),
         pooled_lift=ratio(inside.sum(), expected.sum()),
+        top_items=every_top,
     )
 
 
@@ -367,8 +370,12 @@ def stability(one: Any, other: Any, n_top: int = N_TOP) -> float:
     fits = checked_affinity(one, "items"), checked_affinity(other, "items")
     if len(fits[0]) != len(fits[1]):
         raise DataError(f"one fit has {len(fits[0])} items and the other {len(fits[1])}; expected as many")
-    lists = [top_items(fit, np.arange(fit.shape[1]), n_top) for fit in fits]
-    left, right = (those[those[:, 0] >= 0] for those in lists)
+    return stability_of_lists(*(top_items(fit, np.arange(fit.shape[1]), n_top) for fit in fits))
+
+
+def stability_of_lists(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
+    """Return the stability of two fits from the first items (N, n) of their co-clusters; NaN if one has no item."""
+    left, right = (lists[lists[:, 0] >= 0] for lists in (one, other))
     return best_jaccard(left, right) if len(left) and len(right) else float("nan")
 
 

@@ -29,6 +29,7 @@ from recscale.records.record import SCHEMA_VERSION, Part, RunRecord
 _LOCKS = ".locks"
 _WORK = ".work"
 _TRIALS = "trials"
+TOP_ITEMS = "cocluster.top_items"  # beside the per-user vectors
 _LEAST_ROOM_BYTES = 2**16
 LEAST_KEY_LETTERS = 6
 _BEGINNING = re.compile(f"[0-9a-f]{{{LEAST_KEY_LETTERS},64}}")
@@ -107,6 +108,13 @@ class Store:
 
     def per_user(self, record: RunRecord) -> dict[str, NDArray[Any]]:
         """Return the per-user metric vectors of a record, by metric name; empty for a failure."""
+        return {name: values for name, values in self._arrays(record).items() if name != TOP_ITEMS}
+
+    def top_items(self, record: RunRecord) -> NDArray[np.int32] | None:
+        """Return the first items (N, 20) of every co-cluster, -1 for none; None if the record has no co-clusters."""
+        return self._arrays(record).get(TOP_ITEMS) if record.coclusters else None
+
+    def _arrays(self, record: RunRecord) -> dict[str, NDArray[Any]]:
         pattern = f"*/{_slug(record.dataset)}/{_slug(record.protocol)}/{record.model}-{record.key[:16]}.npz"
         for path in self.root.glob(pattern):
             with np.load(path, allow_pickle=False) as file:

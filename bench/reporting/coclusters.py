@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from recscale.records.record import RunRecord
@@ -24,13 +24,20 @@ _MEANING = (
     "has the co-cluster among its one or five likeliest (top1, top5); non-degenerate is one with enough users and "
     "items, 20 of each unless asked otherwise. The intrusion task is to find, of four items, the one that does not "
     "belong. Random sets are of the same popularity; the number with a sign is the NPMI over theirs. Lift is density "
-    "over that expected by chance. Brackets are 95 % intervals over co-clusters."
+    "over that expected by chance. Stability is the mean, over co-clusters, of the best Jaccard index of the 20 first "
+    "items with those of a co-cluster of another seed. Brackets are 95 % intervals over co-clusters."
 )
 _EXAMPLES_MEANING = (
     "The likeliest co-clusters of some test users and the first items of each, in the manner of table 4 of the ELFM "
     "paper, by the best configuration of each model. A user is a row of the test part."
 )
 Write = Callable[[float], str]
+Stability = Callable[[Sequence[RunRecord]], tuple[float | None, int]]
+
+
+def not_known(records: Sequence[RunRecord]) -> tuple[None, int]:
+    """Know no stability: the default where there is no store to look into."""
+    return None, 0
 
 
 @dataclass(frozen=True)
@@ -56,20 +63,23 @@ def judged(comparison: Comparison) -> list[Judged]:
     return _with(comparison, lambda record: bool(record.coclusters))
 
 
-def cocluster_table(comparison: Comparison) -> Grid | None:
-    """Return a row for each model with co-clusters; None if there is none."""
+def cocluster_table(comparison: Comparison, stability: Stability = not_known) -> Grid | None:
+    """Return a row for each model with co-clusters; None if there is none.
+
+    `stability` says how alike the co-clusters of the runs of a configuration are, and of how many of them it knows.
+    """
     rows = judged(comparison)
     if not rows:
         return None
     headings = (
         "co-clusters", "dead", *(f"non-degenerate, {rule}" for rule in RULES), "intrusion precision",
         "intrusion precision of random sets", *(f"NPMI@{k}, excess" for k in _CUTOFFS), "mean Jaccard of lists",
-        "distinct items in lists", "lift", "items above 0", "users above 0",
+        "distinct items in lists", "stability over seeds", "lift", "items above 0", "users above 0",
     )  # fmt: skip
     return Grid(
         title="Co-clusters",
         columns=(Column("model", is_number=False), *map(Column, headings)),
-        rows=tuple(_row(row) for row in rows),
+        rows=tuple(_row(row, stability) for row in rows),
         note=f"{PROXY} {_MEANING}",
         is_sortable=True,
     )
@@ -112,7 +122,7 @@ def _with(comparison: Comparison, has: Callable[[RunRecord], bool]) -> list[Judg
     return list(found.values())
 
 
-def _row(row: Judged) -> tuple[Cell, ...]:
+def _row(row: Judged, stability: Stability) -> tuple[Cell, ...]:
     counts = ["n_coclusters", "n_dead", *(f"n_nondegenerate_{rule}" for rule in RULES)]
     groups = row.read("n_intrusion_groups")
     return (
@@ -123,6 +133,7 @@ def _row(row: Judged) -> tuple[Cell, ...]:
         *(_npmi(row, k) for k in _CUTOFFS),
         written(row.read("mean_jaccard@20"), _three),
         written(row.read("distinct_share@20"), _percent),
+        _stability(row, stability),
         _bounded(row, "lift", units.count),
         written(row.read("item_positive_share"), _percent),
         written(row.read("user_positive_share"), _percent),
@@ -140,6 +151,12 @@ def _npmi(row: Judged, k: int) -> Cell:
     excess, ends = row.read(f"npmi_excess@{k}"), row.interval(f"npmi_excess@{k}")
     parts = [f"{excess:+.3f}" if excess is not None else "", _brackets(ends, _three) if ends else ""]
     return written(row.read(f"npmi@{k}"), _three, " ".join(filter(None, parts)))
+
+
+def _stability(row: Judged, stability: Stability) -> Cell:
+    """Return how alike the co-clusters of two seeds are, with the number of seeds as the note."""
+    value, n_seeds = stability(row.configuration.records)
+    return written(value, _three, "" if value is None else f"{n_seeds} seeds")
 
 
 def _brackets(ends: tuple[float, float], write: Write) -> str:

@@ -21,7 +21,7 @@ from recscale.reporting import sections
 from recscale.reporting.axes import COVERAGE
 from recscale.reporting.canvas import FORMATS as FIGURE_FORMATS
 from recscale.reporting.canvas import render
-from recscale.reporting.coclusters import cocluster_table, example_table, judged
+from recscale.reporting.coclusters import Stability, cocluster_table, example_table, judged, not_known
 from recscale.reporting.comparisons import Comparison, compare
 from recscale.reporting.figures import draw_costs, draw_overview, draw_sizes
 from recscale.reporting.inference import inference_table
@@ -113,12 +113,14 @@ def write_report(
     metric: str | None = None,
     formats: Sequence[str] = ("md", "html", "svg", "png"),
     higher_is_better: bool = True,
+    stability: Stability = not_known,
 ) -> list[Path]:
     """Write the report of `records` into `folder` and return the files, the pages last.
 
     `metric` is the one to sort and draw by (default: the first of each protocol); `formats` are among md, html, svg,
-    png and pdf. Each file is moved into place when complete. Raises UsageError if there are no records or no formats,
-    UnknownName for a metric or format that does not exist, StoreError if the folder cannot be written.
+    png and pdf. `stability` says how alike the co-clusters of some runs are (`running.stability`). Each
+    file is moved into place when complete. Raises UsageError if there are no records or no formats, UnknownName for a
+    metric or format that does not exist, StoreError if the folder cannot be written.
     """
     for name in formats:
         if name not in FORMATS:
@@ -130,7 +132,8 @@ def write_report(
     wanted = {name for name in FIGURE_FORMATS if name in formats or (name == "svg" and "html" in formats)}
     looks = styles(r.model for r in found)
     overview = _overview(comparisons, looks, wanted)
-    parts = [_section(c, anchor, looks, wanted) for c, anchor in zip(comparisons, _anchors(comparisons), strict=True)]
+    anchors = _anchors(comparisons)
+    parts = [_section(c, a, (looks, wanted), stability) for c, a in zip(comparisons, anchors, strict=True)]
     drawn = [*([overview] if overview else []), *(figure for part in parts for figure in part.all_figures)]
     files = {f"{d.name}.{form}": d.content[form] for d in drawn for form in FIGURE_FORMATS if form in formats}
     context = _context(found, parts, overview)
@@ -162,7 +165,10 @@ def _overview(comparisons: Sequence[Comparison], looks: Mapping[str, Style], wan
     return _drawn("overview", alternative, _OVERVIEW_CAPTION, draw_overview(comparisons, looks), wanted)
 
 
-def _section(comparison: Comparison, anchor: str, looks: Mapping[str, Style], wanted: set[str]) -> Section:
+def _section(
+    comparison: Comparison, anchor: str, how: tuple[Mapping[str, Style], set[str]], stability: Stability
+) -> Section:
+    looks, wanted = how
     figures = _figures(comparison, anchor, looks, wanted) if wanted else []
     name = _distinct(f"{anchor}-coclusters", [drawn.name for drawn in figures])
     return Section(
@@ -171,7 +177,7 @@ def _section(comparison: Comparison, anchor: str, looks: Mapping[str, Style], wa
         table=build_table(comparison),
         size_tables=size_tables(comparison),
         cost_table=inference_table(comparison),
-        cocluster_tables=[table for table in (cocluster_table(comparison), example_table(comparison)) if table],
+        cocluster_tables=[t for t in (cocluster_table(comparison, stability), example_table(comparison)) if t],
         figures=figures,
         cocluster_figure=_cocluster_figure(comparison, name, looks, wanted),
         facts=sections.facts(comparison),

@@ -13,6 +13,7 @@ from recscale.measuring.budget import Budget
 from recscale.records.record import JUDGE, SCHEMA_VERSION, Part, Phase, RunRecord
 
 FIT_FILE, FITTED_FILE = "model.npz", "fitted.json"  # in the folder of a worker: a saved model, and the Fitted of it
+PER_USER_FILE, COCLUSTER_FILE = "per_user.npz", "coclusters.npz"  # there too: arrays that go into the store
 MEMORY_FAILURES = ("refused", "out_of_memory")
 CLEARLY_LARGER = 1.25  # free memory, the budget where none is given, is never the same twice
 

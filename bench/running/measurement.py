@@ -17,8 +17,19 @@ import msgspec
 from recscale.errors import DeadlineExceeded, FitWarning, RecscaleError
 from recscale.measuring.budget import limit_gpu_memory
 from recscale.records.record import JUDGE, Phase
+from recscale.records.store import TOP_ITEMS
 from recscale.running.checkpoints import checkpoint_at, spent_before, together
-from recscale.running.job import FIT_FILE, FITTED_FILE, Fitted, Job, Request, SpentBefore, write_whole
+from recscale.running.job import (
+    COCLUSTER_FILE,
+    FIT_FILE,
+    FITTED_FILE,
+    PER_USER_FILE,
+    Fitted,
+    Job,
+    Request,
+    SpentBefore,
+    write_whole,
+)
 
 WARM_UP_USERS = 64
 WARM_UP_SHARES = {48: 0.2, 512: 0.01}  # items, and share of entries: full matrices may go another way than sparse ones
@@ -164,7 +175,7 @@ class Measurement:
         outcome.update(scoring_seconds=result.score_seconds, ranking_seconds=result.rank_seconds)
         if result.ties_matter:
             outcome["warnings"] += [f"ties matter: MRR {result.mrr_pessimistic:.4f} to {result.mrr_optimistic:.4f}"]
-        _write_vectors(self.folder / "per_user.npz", result.per_user)
+        _write_vectors(self.folder / PER_USER_FILE, result.per_user)
 
     def _time_single_users(self, model: Any, test: Any) -> None:
         """Time scores and updates of one user at a time."""
@@ -192,7 +203,9 @@ class Measurement:
         warnings.pop()
         try:
             with self.phase(JUDGE):
-                self.outcome.update(judged(model, self.job))
+                fields, first_items = judged(model, self.job)
+            _write_vectors(self.folder / COCLUSTER_FILE, {TOP_ITEMS: first_items})
+            self.outcome.update(fields)
         except Exception as error:
             told = type(error).__name__ + (f": {' '.join(str(error).split())}" if str(error) else "")
             warnings.append(f"the co-clusters were not judged: {told[:300]}")

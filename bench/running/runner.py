@@ -20,7 +20,7 @@ from recscale.measuring.machine import fingerprint, machine_name
 from recscale.records.record import RunRecord
 from recscale.records.store import Store
 from recscale.running.checkpoints import checkpoint_of, forget_checkpoint, remove_old_checkpoints
-from recscale.running.job import Data, Job, Prepared, Request
+from recscale.running.job import COCLUSTER_FILE, PER_USER_FILE, Data, Job, Prepared, Request
 from recscale.running.prepare import find_prepared
 from recscale.running.process import WorkerProcess, owner_mark, remove_abandoned
 from recscale.running.sharing import SharedFits, largest_first
@@ -194,12 +194,8 @@ class Runner:
         fields["calibration"] = self._calibration
         fields["started_at"] = one.started_at if one else datetime.now(UTC).isoformat(timespec="seconds")
         record = msgspec.convert(fields, RunRecord)
-        vectors = {}
-        path = one.worker.folder / "per_user.npz" if one else None
-        if path is not None and record.status == "ok" and job.evaluated_on == "test":
-            with np.load(path, allow_pickle=False) as file:
-                vectors = {name: file[name] for name in file}
-        self.store.put(record, vectors)
+        has_arrays = record.status == "ok" and job.evaluated_on == "test"
+        self.store.put(record, _arrays(one.worker.folder) if one is not None and has_arrays else {})
         if one is not None and record.status != "timeout":  # with more time it goes on from there
             forget_checkpoint(job, self.store.work_folder())
         self.display.finished(job, record)
@@ -258,6 +254,16 @@ class _Running:
     worker: WorkerProcess
     claim: contextlib.ExitStack
     started_at: str
+
+
+def _arrays(folder: Path) -> dict[str, Any]:
+    """Return the arrays that a worker has left for the store."""
+    found = {}
+    for path in (folder / PER_USER_FILE, folder / COCLUSTER_FILE):
+        if path.exists():
+            with np.load(path, allow_pickle=False) as file:
+                found.update({name: file[name] for name in file})
+    return found
 
 
 def _refusal(job: Job) -> str | None:

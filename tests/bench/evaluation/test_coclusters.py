@@ -138,6 +138,9 @@ def test_sparsity_effective_number_and_dead_ones_are_those_of_plain_formulas(cas
     mass = [sum(max(float(a), 0) for a in column) for column in items.T]
     shares = [m / sum(mass) for m in mass if m > 0]
     assert report.n_coclusters == N_CLUSTERS + 2
+    assert report.top_items.shape == (N_CLUSTERS + 2, 20)
+    assert [report.top_items[c, 0] for c in (0, 1)] == [_first(items, c, 1)[0] for c in (0, 1)]
+    assert set(report.top_items[N_CLUSTERS]) == {-1}
     assert report.n_dead == 2
     assert report.item_positive_share == pytest.approx((items > 0).mean())
     assert report.user_positive_share == pytest.approx((users > 0).mean())

@@ -42,13 +42,24 @@ def test_every_column_finds_the_measure_that_evaluation_makes(measured, judged_r
     table = table_of(judged_record(coclusters=measured))
 
     (row,) = table.rows
-    assert [cell.text for cell in row if cell.text == NOTHING] == []
-    assert len(row) == len(table.columns)
+    assert [c.heading for c, cell in zip(table.columns, row, strict=True) if cell.text == NOTHING] == [
+        "stability over seeds"  # there is one seed
+    ]
     assert RULES == measuring.RULES
 
 
 def test_the_fixture_has_no_measure_that_evaluation_does_not_make(measured, judged_record):
     assert judged_record().coclusters.keys() <= measured.keys()
+
+
+def test_stability_is_shown_with_the_number_of_seeds_where_it_is_known(judged_record):
+    seeds = [judged_record(seed=seed) for seed in range(3)]
+    (comparison,) = compare(seeds)
+
+    shown = cell_of(cocluster_table(comparison, lambda records: (0.25, len(records))), 0, "stability over seeds")
+
+    assert (shown.text, shown.note) == ("0.250", "3 seeds")
+    assert cell_of(cocluster_table(comparison, lambda records: (None, 1)), 0, "stability over seeds").text == NOTHING
 
 
 def test_a_measure_is_shown_with_its_interval_and_npmi_with_its_excess(judged_record):

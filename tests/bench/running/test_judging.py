@@ -127,3 +127,4 @@ def test_the_vectors_of_a_model_without_coclusters_are_clustered(tmp_path, data_
     assert "cocluster.n_nondegenerate_top1" in record.coclusters
     assert "cocluster.n_nondegenerate_positive" not in record.coclusters
     assert record.cocluster_examples == []
+    assert Store(tmp_path / "s").top_items(record).shape == (1, 20)
