@@ -58,7 +58,7 @@ class OwnFile:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class RunFlags:
-    """The flags of `run`, `run-all`, `plan` and `prepare`."""
+    """The flags of `run`, `run-all`, `tune`, `plan` and `prepare`."""
 
     suite: Annotated[Path | None, Parameter(help="a YAML suite; flags override its keys")] = None
     dataset: Annotated[tuple[str, ...], Parameter(name=["--dataset", "-d"], help="data set, repeatable")] = ()
@@ -92,9 +92,9 @@ class RunFlags:
 class TuneFlags:
     """The flags of `tune`, beside those of `run`."""
 
-    trials: Annotated[int, Parameter(help="trials of each model (20)")] = 20
-    time: Annotated[str | None, Parameter(help="begin no further trial of a model after so long, such as 30m")] = None
-    by: Annotated[str | None, Parameter(help="metric of the validation users (the first of the protocol)")] = None
+    trials: Annotated[int | None, Parameter(help="trials of each model (20; with --time any number)")] = None
+    time: Annotated[str | None, Parameter(help="begin no trial once those of the model took so long, as 30m")] = None
+    by: Annotated[str | None, Parameter(help="metric that decides (the first of --metric, or of the protocol)")] = None
     sampler: Annotated[Literal["tpe", "random"], Parameter(help="how options are drawn (tpe)")] = "tpe"
     sampler_seed: Annotated[int, Parameter(help="another seed draws other trials (0)")] = 0
 

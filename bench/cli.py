@@ -28,6 +28,7 @@ app = App(
     name="recscale",
     version=__version__,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # what was kept is said below
     default_parameter=Parameter(negative_iterable=(), show_default=False),
     help="Measure recommenders: accuracy against parameters, bytes, memory, time and energy.",
     help_epilogue="""Examples:
@@ -49,9 +50,7 @@ app = App(
 )
 def run(*datasets: str, flags: RunFlags = RunFlags()) -> int:
     """Run models on data sets, one record a job; finished jobs are skipped."""
-    if not (flags.model or flags.suite):
-        hint = _misplaced(datasets)
-        raise UsageError(f"no model given; {hint or 'name one with -m (recscale list shows them), or use run-all'}")
+    _require_models(datasets, flags, ", or use run-all")
     return _run(datasets, flags)
 
 
@@ -76,25 +75,33 @@ def run_all(*datasets: str, flags: RunFlags = RunFlags()) -> int:
 """,
 )
 def tune(*datasets: str, flags: RunFlags = RunFlags(), tuning: TuneFlags = TuneFlags()) -> int:
-    """Search the options of models on validation users, equally long for each, and run the best on the test users.
+    """Search the options of models on validation users, as much for each, and run the best on the test users.
 
-    Options that are given are held fast; a list of values is a study each. A search that was interrupted goes on.
+    Options that are given are held fast, and the size stays at its default unless it is given; a list of values is a
+    study each. A search that was interrupted goes on.
     """
+    from recscale._parameters import build
     from recscale.measuring.budget import parse_seconds
     from recscale.running.display import display_for
     from recscale.running.printing import print_records, print_studies
     from recscale.running.runner import open_store
     from recscale.running.tuning import TuneOptions, Tuner
 
-    if not (flags.model or flags.suite):
-        raise UsageError("no model given; name one with -m (recscale list shows them)")
-    seconds = None if tuning.time is None else parse_seconds(tuning.time)
-    options = TuneOptions(tuning.trials, seconds, tuning.by, tuning.sampler, tuning.sampler_seed)
+    _require_models(datasets, flags)
+    given = {
+        "trials": tuning.trials,
+        "seconds": None if tuning.time is None else parse_seconds(tuning.time),
+        "metric": tuning.by,
+        "sampler": tuning.sampler,
+        "seed": tuning.sampler_seed,
+    }
+    options = build(TuneOptions, "tune", given)
     display = display_for(quiet=False)
     studies, records = Tuner(_suite(datasets, flags), open_store(flags.store), display, options, flags.overwrite).run()
     print_studies(studies, as_json=flags.json)
     print_records(records, as_json=flags.json)
-    return EXIT_FAILED_JOB if flags.strict and (len(records) < len(studies) or _any_failed(records)) else 0
+    failed = _any_failed(records) or any(s.best is None and _any_failed(s.trials) for s in studies)
+    return EXIT_FAILED_JOB if flags.strict and failed else 0
 
 
 @app.command(
@@ -243,6 +250,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _interrupt(number: int, frame: object) -> None:
     """Turn a polite request to end into an interrupt, so that workers are ended and their folders removed."""
     raise KeyboardInterrupt
+
+
+def _require_models(datasets: Sequence[str], flags: RunFlags, other: str = "") -> None:
+    """Raise UsageError where no model is named."""
+    if not (flags.model or flags.suite):
+        hint = _misplaced(datasets) or f"name one with -m (recscale list shows them){other}"
+        raise UsageError(f"no model given; {hint}")
 
 
 def _misplaced(datasets: Sequence[str]) -> str | None:

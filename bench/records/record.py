@@ -88,6 +88,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     estimated_peak_bytes: int | None = None
     estimated_model_bytes: int | None = None
 
+    job_wall_seconds: float | None = None  # of the whole process: imports, warm-up and what was left when it was killed
     phases: dict[str, Phase] = {}  # load, fit, save, score, and judge for models with co-clusters
     n_resumptions: int = 0  # how often the fit was killed and went on; the fit phase is the sum
     shrunk_from: str | None = None  # key of a larger size, whose fit is a part of the fit phase

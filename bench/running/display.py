@@ -76,7 +76,7 @@ class Silent:
 
     def preparing(self, data: Data) -> None: ...
     def prepared(self, data: Data, prepared: Prepared) -> None: ...
-    def planned(self, n_jobs: int, n_settled: int) -> None: ...
+    def planned(self, n_jobs: int | None, n_settled: int, told: str = "", name: str = "job") -> None: ...
     def started(self, job: Job) -> None: ...
     def event(self, job: Job, event: dict[str, Any]) -> None: ...
     def finished(self, job: Job, record: RunRecord) -> None: ...
@@ -89,7 +89,8 @@ class Lines:
 
     def __init__(self, stream: Writable) -> None:
         self._stream = stream
-        self._n_jobs = self._n_done = 0
+        self._n_done = 0
+        self._of = ""
         self._spoke = time.monotonic()
         self._logged = _Logged()
 
@@ -101,11 +102,12 @@ class Lines:
         """Say what a prepared data set holds."""
         self._say(f"{data.text}, {data.protocol_text}: {figures(prepared)}")
 
-    def planned(self, n_jobs: int, n_settled: int) -> None:
-        """Say how much there is to do."""
-        self._n_jobs, self._n_done = n_jobs, n_settled
+    def planned(self, n_jobs: int | None, n_settled: int, told: str = "", name: str = "job") -> None:
+        """Say how much there is to do, where that is known, and what for."""
+        self._of, self._n_done = "" if n_jobs is None else f"/{n_jobs}", n_settled
         kept = f", {n_settled} of them finished before" if n_settled else ""
-        self._say(f"{n_jobs} jobs{kept}")
+        amount = f"{name}s" if n_jobs is None else f"{n_jobs} {name}{'' if n_jobs == 1 else 's'}"
+        self._say(f"{amount} {told}".rstrip() + kept)
 
     def started(self, job: Job) -> None:
         """Say that a job starts."""
@@ -123,7 +125,7 @@ class Lines:
     def finished(self, job: Job, record: RunRecord) -> None:
         """Say what came of a job."""
         self._n_done += 1
-        self._say(f"[{self._n_done}/{self._n_jobs}] {job.label}: {summary(record)}")
+        self._say(f"[{self._n_done}{self._of}] {job.label}: {summary(record)}")
 
     def waiting(self, job: Job) -> None:
         """Say, at most every ten seconds, that another runner has what is left."""
@@ -171,11 +173,13 @@ class Bars:
             self._progress.remove_task(bar)
         self._lines.prepared(data, prepared)
 
-    def planned(self, n_jobs: int, n_settled: int) -> None:
-        """Show how much there is to do."""
+    def planned(self, n_jobs: int | None, n_settled: int, told: str = "", name: str = "job") -> None:
+        """Show how much there is to do, in place of what was shown before."""
         self._progress.start()
-        self._lines.planned(n_jobs, n_settled)
-        self._overall = self._progress.add_task("all jobs", total=n_jobs, completed=n_settled, note="")
+        self._lines.planned(n_jobs, n_settled, told, name)
+        if self._overall is not None:
+            self._progress.remove_task(self._overall)
+        self._overall = self._progress.add_task(f"all {name}s", total=n_jobs, completed=n_settled, note="")
         self._note(n_settled, n_jobs)
 
     def started(self, job: Job) -> None:
@@ -204,7 +208,7 @@ class Bars:
         if self._overall is not None:
             self._progress.advance(self._overall)
             task = next(t for t in self._progress.tasks if t.id == self._overall)
-            self._note(int(task.completed), int(task.total or 0))
+            self._note(int(task.completed), task.total)
 
     def waiting(self, job: Job) -> None:
         """Say that another runner has what is left."""
@@ -214,8 +218,8 @@ class Bars:
         """Take the bars off the screen."""
         self._progress.stop()
 
-    def _note(self, done: int, total: int) -> None:
-        self._progress.update(self._overall, note=f"{done} of {total}")
+    def _note(self, done: int, total: float | None) -> None:
+        self._progress.update(self._overall, note=f"{done}" if total is None else f"{done} of {total:g}")
 
 
 class _Above:

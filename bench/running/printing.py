@@ -53,7 +53,7 @@ def print_plan(plan: Plan, *, as_json: bool) -> None:
             }
         )
     if as_json:
-        _out("\n".join(msgspec.json.encode(row).decode() for row in rows))
+        _out_json(rows)
         return
     shown = [
         [r["job"], r["device"], _bytes(r["estimated_peak_bytes"]), _bytes(r["estimated_model_bytes"]), r["fate"]]
@@ -74,7 +74,7 @@ def print_prepared(prepared: Sequence[tuple[Data, Prepared]], *, as_json: bool) 
 def print_records(records: Sequence[RunRecord], *, as_json: bool) -> None:
     """Print one line a record: JSON for programs, otherwise a table with failures in place."""
     if as_json:
-        _out("\n".join(msgspec.json.encode(record).decode() for record in records))
+        _out_json(records)
         return
     by_split: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
@@ -111,7 +111,7 @@ def _configuration(record: RunRecord, group: Sequence[RunRecord]) -> str:
 def print_studies(studies: Sequence[Study], *, as_json: bool) -> None:
     """Print one line a study, with what it took and what it found; as JSON every trial."""
     if as_json:
-        _out("\n".join(msgspec.json.encode(trial).decode() for study in studies for trial in study.trials))
+        _out_json([trial for study in studies for trial in study.trials])
         return
     by_split: dict[tuple[str, str], list[Study]] = {}
     for study in studies:
@@ -146,8 +146,10 @@ def _describe_model(name: str, plugins: list[str]) -> str:
     doc = inspect.getdoc(spec.model) or ""
     types, rows = option_types(spec.model), []
     for f in fields(spec.model):  # type: ignore[arg-type]
-        searched = spec.sizes if f.name == spec.size_knob else spec.space.get(f.name, "")
-        rows.append([f.name, type_text(types[f.name]), str(f.default), searched_text(searched)])
+        searched = searched_text(spec.space.get(f.name, ""))
+        if f.name == spec.size_knob and spec.sizes:
+            searched = f"sizes: {searched_text(spec.sizes)}"
+        rows.append([f.name, type_text(types[f.name]), str(f.default), searched])
     lines = [f"{name}: {spec.title}", spec.cite, "", doc, "", columns(["option", "type", "default", "searched"], rows)]
     lines.append(f"\nsize knob: {spec.size_knob}; devices: {', '.join(spec.devices)}; extra: {spec.extra or 'none'}")
     return "\n".join(lines)
@@ -254,6 +256,11 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _bytes(value: int | None) -> str:
     return "not known" if value is None else format_bytes(value)
+
+
+def _out_json(rows: Sequence[Any]) -> None:
+    for row in rows:
+        _out(msgspec.json.encode(row).decode())
 
 
 def _out(text: str) -> None:

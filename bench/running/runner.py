@@ -36,7 +36,7 @@ class Display(Protocol):
 
     def preparing(self, data: Data) -> None: ...
     def prepared(self, data: Data, prepared: Prepared) -> None: ...
-    def planned(self, n_jobs: int, n_settled: int) -> None: ...
+    def planned(self, n_jobs: int | None, n_settled: int, told: str = "", name: str = "job") -> None: ...
     def started(self, job: Job) -> None: ...
     def event(self, job: Job, event: dict[str, Any]) -> None: ...
     def finished(self, job: Job, record: RunRecord) -> None: ...
@@ -78,8 +78,8 @@ class Runner:
 
     def plan(self) -> Plan:
         """Return the jobs with what is known before they run."""
-        suite = self.budgeted()
-        return self.plan_of([job for data, prepared in self.prepare() for job in expand(suite, data, prepared)])
+        splits, suite = self.prepare(), self.budgeted()
+        return self.plan_of([job for data, prepared in splits for job in expand(suite, data, prepared)])
 
     def plan_of(self, jobs: Sequence[Job]) -> Plan:
         """Return the plan of these jobs, each once, on splits that are prepared."""
@@ -98,9 +98,9 @@ class Runner:
 
     def run(self) -> list[RunRecord]:
         """Run what is not settled yet; return the records of all jobs of the suite, in their order."""
-        plan = self.plan()
-        self.display.planned(len(plan.jobs), len(plan.settled))
         try:
+            plan = self.plan()
+            self.display.planned(len(plan.jobs), len(plan.settled))
             return self.run_plan(plan)
         finally:
             self.display.closed()
@@ -134,6 +134,7 @@ class Runner:
             record = self._stored(job)
             if record is not None and record.key not in plan.settled and self._is_news(job, record):
                 records[job.key] = record
+                self.display.finished(job, record)
             elif reason := plan.refusals.get(job.key):
                 records[job.key] = self._keep(job, {"status": "refused", "reason": reason})
             elif job.unavailable:
@@ -193,6 +194,7 @@ class Runner:
         fields["machine"] = self._machine
         fields["calibration"] = self._calibration
         fields["started_at"] = one.started_at if one else datetime.now(UTC).isoformat(timespec="seconds")
+        fields["job_wall_seconds"] = time.monotonic() - one.worker.started if one else None
         record = msgspec.convert(fields, RunRecord)
         has_arrays = record.status == "ok" and job.evaluated_on == "test"
         self.store.put(record, _arrays(one.worker.folder) if one is not None and has_arrays else {})

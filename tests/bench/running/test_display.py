@@ -50,6 +50,22 @@ def test_the_values_of_one_phase_are_not_told_in_the_next(at_once):
     assert stream.getvalue() == f"  score 3 of 40  {JOB.label}\n"
 
 
+def test_what_is_planned_is_told_and_the_bar_of_the_last_plan_stands_alone():
+    stream = io.StringIO()
+    lines, bars = Lines(stream), Bars()
+
+    for plan in ((1, 0), (20, 3), (None, 0, "of ease on ml-1m, by mrr", "trial")):
+        lines.planned(*plan)
+        bars.planned(*plan)
+
+    assert stream.getvalue().splitlines() == [
+        "1 job", "20 jobs, 3 of them finished before", "trials of ease on ml-1m, by mrr",
+    ]  # fmt: skip
+    (task,) = bars._progress.tasks
+    assert (task.description, task.total, task.fields["note"]) == ("all trials", None, "0")
+    bars.closed()
+
+
 def test_a_bar_shows_all_values_beside_the_phase():
     bars = Bars()
     bars.started(JOB)

@@ -168,13 +168,15 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, data_file, plugin,
     command = [sys.executable, "-m", "recscale", "run", "--data", str(data_file), "--store", str(tmp_path / "s")]
     command += ["--plugin", quick, "--plugin", slow, "-m", "good", "-m", "loops"]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and its children too
-    running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "s").rglob("good-*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     running.send_signal(number)
-    code = running.wait(timeout=30)
+    told = running.communicate(timeout=30)[1]
+    code = running.returncode
 
+    assert ("interrupted: finished jobs are kept" in told) == (number == signal.SIGINT)
     assert code == (130 if number == signal.SIGINT else -signal.SIGKILL)
     before = {r.model: r for r in Store(tmp_path / "s").records()}
     assert list(before) == ["good"]
