@@ -124,11 +124,11 @@ class Tuner:
         Raises MissingExtra without Optuna, UsageError for a split without validation users and for several jobs at a
         time, UnknownName for the metric, and what Runner raises.
         """
-        _optuna()
         if self.options.metric is not None:
             metric(self.options.metric)
         if self.suite.jobs != 1:
             raise UsageError("the trials of a study follow from those before: they run one at a time, with --jobs 1")
+        _optuna()
         runner = Runner(self.suite, self.store, self.display, self.overwrite)
         studies: list[Study] = []
         records: list[RunRecord] = []
