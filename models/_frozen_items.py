@@ -1,0 +1,173 @@
+"""Numba kernel of the inference of models that score by x . y_i + b_i: a user's vector is trained, the items frozen.
+
+Every user is trained alone and in full batches, so that the scores depend on nobody else. Imported lazily.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numba import get_num_threads, prange
+from numpy.typing import NDArray
+
+from recscale.models._compiled import compiled
+
+Objective: TypeAlias = Literal["logistic pairs", "hinge pairs", "logistic"]
+OBJECTIVES: dict[Objective, int] = {"logistic pairs": 0, "hinge pairs": 1, "logistic": 2}
+LARGEST_SCORE = 40.0  # exp(2 * 40) is still a float32
+DECAYS = (0.9, 0.999)  # of Adam's means
+LEAST = 1e-8  # added to the square root in Adam
+UNBOUNDED = 1e30  # infinity does not exist under fastmath
+
+
+class Frozen(NamedTuple):
+    """What users are trained against, all of it fixed."""
+
+    items: NDArray[np.float32]  # (I, D)
+    biases: NDArray[np.float32]  # (I,)
+    negatives: NDArray[np.int32]  # (M,) ascending: items that stand for all that a user does not have
+    start: NDArray[np.float32]  # (D,) where each user begins
+    objective: int
+    weight: float  # of the negatives in `logistic`, the gap to be reached in `hinge pairs`
+    regularization: float
+    rate: float
+    n_steps: int
+    radius: float  # of the ball that a vector is kept in; UNBOUNDED for none
+
+
+def train_users(indptr: NDArray[Any], indices: NDArray[Any], frozen: Frozen) -> NDArray[np.float32]:
+    """Return the vectors (B, D) of the rows of a history; `start` for a row without items or without negatives.
+
+    Lowers by Adam, whose rate falls linearly to zero, the mean over the items p of the row and the negatives n of
+    softplus(s_n - s_p), of max(0, weight - s_p + s_n), or of softplus(-s_p) + weight softplus(s_n), each plus
+    regularization / 2 |x|^2.
+    """
+    users = np.tile(frozen.start, (indptr.size - 1, 1))
+    starts, items = indptr.astype(np.int64, copy=False), indices.astype(np.int32, copy=False)
+    _train_users(starts, items, frozen, users, min(len(users), 16 * get_num_threads()))
+    return users
+
+
+@compiled(fastmath=True)
+def _scores(vectors: Any, biases: Any, user: Any, result: Any) -> None:
+    for row in range(vectors.shape[0]):
+        score = biases[row]
+        for factor in range(user.size):
+            score += vectors[row, factor] * user[factor]
+        result[row] = min(max(score, np.float32(-LARGEST_SCORE)), np.float32(LARGEST_SCORE))
+
+
+@compiled(fastmath=True)
+def _logistic_pairs(positive: Any, negative: Any, pull: Any, push: Any) -> None:
+    """Sum the weights 1 / (1 + exp(s_p - s_n)) of all pairs: `pull` over the negatives, `push` over the positives."""
+    for n in range(negative.size):
+        negative[n] = np.exp(-negative[n])
+    push[:] = 0
+    for p in range(positive.size):
+        total, own = np.float32(0), np.exp(positive[p])
+        for n in range(negative.size):
+            weight = np.float32(1) / (np.float32(1) + own * negative[n])
+            total += weight
+            push[n] += weight
+        pull[p] = total
+
+
+@compiled(fastmath=True)
+def _hinge_pairs(positive: Any, negative: Any, gap: Any, weights: Any) -> None:
+    """Count the pairs that are less than the gap apart, by positive and by negative."""
+    pull, push = weights
+    push[:] = 0
+    for p in range(positive.size):
+        total, bound = np.float32(0), positive[p] - gap
+        for n in range(negative.size):
+            near = np.float32(negative[n] > bound)
+            total += near
+            push[n] += near
+        pull[p] = total
+
+
+@compiled(fastmath=True)
+def _logistic(positive: Any, negative: Any, weight: Any, weights: Any) -> None:
+    """Write the pull of each positive and the push of each negative, as if each met every one of the others."""
+    pull, push = weights
+    for p in range(positive.size):
+        pull[p] = np.float32(negative.size) / (np.float32(1) + np.exp(positive[p]))
+    for n in range(negative.size):
+        push[n] = weight * np.float32(positive.size) / (np.float32(1) + np.exp(-negative[n]))
+
+
+@compiled(fastmath=True)
+def _add_weighted(vectors: Any, weights: Any, sign: Any, total: Any) -> None:
+    """Add sign * sum of weight * vector."""
+    for row in range(vectors.shape[0]):
+        weight = sign * weights[row]
+        for factor in range(total.size):
+            total[factor] += weight * vectors[row, factor]
+
+
+@compiled(fastmath=True)
+def _adam(user: Any, gradient: Any, moments: Any, step: Any, rate: Any) -> None:
+    first, second = np.float32(DECAYS[0]), np.float32(DECAYS[1])
+    scale = np.float32(1 / (1 - DECAYS[1] ** step))
+    rate = np.float32(rate / (1 - DECAYS[0] ** step))
+    for factor in range(user.size):
+        slope = gradient[factor]
+        moments[0, factor] = first * moments[0, factor] + (np.float32(1) - first) * slope
+        moments[1, factor] = second * moments[1, factor] + (np.float32(1) - second) * slope * slope
+        user[factor] -= rate * moments[0, factor] / (np.sqrt(moments[1, factor] * scale) + np.float32(LEAST))
+
+
+@compiled(fastmath=True)
+def _train(liked: Any, others: Any, frozen: Any, user: Any) -> None:
+    """Train one user against the rows `liked` and `others` of the items."""
+    positives, negatives = frozen.items[liked], frozen.items[others]
+    offsets = frozen.biases[liked], frozen.biases[others]
+    positive, negative = np.empty(liked.size, np.float32), np.empty(others.size, np.float32)
+    pull, push = np.empty_like(positive), np.empty_like(negative)
+    gradient, moments = np.empty_like(user), np.zeros((2, user.size), np.float32)
+    share, strength = np.float32(1.0 / (liked.size * others.size)), np.float32(frozen.regularization)
+    weight = np.float32(frozen.weight)
+    for step in range(frozen.n_steps):
+        _scores(positives, offsets[0], user, positive)
+        _scores(negatives, offsets[1], user, negative)
+        if frozen.objective == 0:
+            _logistic_pairs(positive, negative, pull, push)
+        elif frozen.objective == 1:
+            _hinge_pairs(positive, negative, weight, (pull, push))
+        else:
+            _logistic(positive, negative, weight, (pull, push))
+        gradient[:] = 0
+        _add_weighted(positives, pull, -share, gradient)
+        _add_weighted(negatives, push, share, gradient)
+        for factor in range(user.size):
+            gradient[factor] += strength * user[factor]
+        _adam(user, gradient, moments, step + 1, frozen.rate * (1 - step / frozen.n_steps))
+        length = np.sqrt((user * user).sum())
+        if length > frozen.radius:
+            user *= np.float32(frozen.radius / length)
+
+
+@compiled()
+def _without(negatives: Any, history: Any) -> Any:
+    """Return the negatives that are not in the history; both ascend."""
+    kept = np.empty_like(negatives)
+    size, place = 0, 0
+    for item in negatives:
+        while place < history.size and history[place] < item:
+            place += 1
+        if place == history.size or history[place] != item:
+            kept[size] = item
+            size += 1
+    return kept[:size]
+
+
+@compiled(parallel=True)
+def _train_users(indptr: Any, indices: Any, frozen: Any, users: Any, n_strands: Any) -> None:
+    # rows are dealt out in turn, so that a run of long histories does not keep one thread busy
+    for strand in prange(n_strands):
+        for row in range(strand, users.shape[0], n_strands):
+            history = indices[indptr[row] : indptr[row + 1]]
+            others = _without(frozen.negatives, history)
+            if history.size > 0 and others.size > 0:
+                _train(history, others, frozen, users[row])

@@ -1,0 +1,90 @@
+"""What MF-BPR, GMF and uCML share: an item scores x . y_i + b_i, x the vector of a user."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from recscale.contract import Estimate, Shape
+from recscale.models._entries import N_NEGATIVES, EntryTrained, Tables
+from recscale.models._inputs import checked_history
+
+if TYPE_CHECKING:
+    import torch
+
+    from recscale.models._frozen_items import Objective
+
+
+class Inference(NamedTuple):
+    """What a user's vector is trained for when the items are frozen, as `_frozen_items.train_users` takes it."""
+
+    objective: Objective
+    weight: float = 0.0
+    radius: float | None = None
+
+
+@dataclass(kw_only=True)
+class LatentFactors(EntryTrained):
+    """A model whose scores are linear in the vector of the user."""
+
+    @abstractmethod
+    def inference(self) -> Inference:
+        """Return what the vectors of unseen users are trained for."""
+
+    def kept(self, tables: Tables) -> dict[str, torch.Tensor]:
+        """Return `items` y (I, D) and `biases` b (I,)."""
+        return {"items": tables["item"], "biases": tables["bias"][:, 0]}
+
+    def folded_in(self, kept: Tables, rows: sp.csr_array) -> torch.Tensor:
+        """Return the vectors (B, D) of the users in `rows`, trained on the CPU wherever the items lie."""
+        import torch
+
+        from recscale.models._frozen_items import OBJECTIVES, UNBOUNDED, Frozen, train_users
+
+        goal = self.inference()
+        frozen = Frozen(
+            **{name: kept[name].cpu().numpy() for name in ("items", "biases", "negatives", "start")},
+            objective=OBJECTIVES[goal.objective],
+            weight=goal.weight,
+            regularization=float(self.regularization),
+            rate=float(self.fold_in_rate),
+            n_steps=self.fold_in_steps,
+            radius=goal.radius or UNBOUNDED,
+        )
+        return torch.as_tensor(train_users(rows.indptr, rows.indices, frozen), device=kept["items"].device)
+
+    def score_users(self, kept: Tables, users: torch.Tensor) -> torch.Tensor:
+        """Return x . y_i + b_i (B, I)."""
+        import torch
+
+        return torch.addmm(kept["biases"], users, kept["items"].T)  # (B, D) @ (D, I) -> (B, I)
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        """Return y (I, D) without the biases, which raise an item for all users alike: they are no place."""
+        vectors: NDArray[np.float32] = self.kept_["items"].cpu().numpy()
+        return vectors
+
+    def user_vectors(self, history: sp.csr_array) -> NDArray[np.float32]:
+        """Return x (B, D)."""
+        rows = checked_history(history, self.kept_["items"].shape[0])
+        vectors: NDArray[np.float32] = self.folded_in(self.kept_, rows).cpu().numpy()
+        return vectors
+
+
+def estimate(model: LatentFactors, shape: Shape) -> Estimate:
+    """Return the tables with gradients, moments and the best epoch, a step, and the entries with their keys."""
+    width = model.factors + 1
+    tables = 4 * (shape.n_users * model.factors + shape.n_items * width)
+    batch = min(model.batch_size, shape.n_interactions)
+    seen = model.epochs * shape.n_interactions
+    steps = seen / model.batch_size
+    return Estimate(
+        peak_bytes=6 * tables + 16 * batch * (model.negatives + 2) * width + 64 * shape.n_interactions + 2**27,
+        model_bytes=4 * shape.n_items * width + 4 * model.factors + 4 * min(N_NEGATIVES, shape.n_items),
+        fit_seconds=seen * (model.negatives + 2) * model.factors * 2e-9 + steps * tables * 4e-10,
+    )

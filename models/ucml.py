@@ -1,0 +1,73 @@
+"""uCML: collaborative metric learning with uniformly drawn negatives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from recscale.contract import ModelSpec, Range
+from recscale.models._entries import Drawn, Tables
+from recscale.models._latent_factors import Inference, LatentFactors, estimate
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class UCML(LatentFactors):
+    """Score an item by how near it lies to the user: the order of -|x_u - y_i|^2, all vectors in the unit ball.
+
+    Lowers the mean over entries (u, i) and items j that u does not have of
+    max(0, margin + |x_u - y_i|^2 - |x_u - y_j|^2) / 2, and brings each vector back into the ball after each step
+    (Hsieh et al. 2017, WWW, equations 1 and 3). As the ELFM paper's uCML: negatives drawn evenly, neither rank weights
+    nor features nor the penalty of covariance. Without item biases, which are no distances.
+    With s_ui = x_u . y_i - |y_i|^2 / 2 the difference of two squared distances is 2 (s_ui - s_uj): s is what is
+    returned as the score.
+
+    margin: above 0.
+    The other options, the inference and the errors are those of `EntryTrained`.
+    """
+
+    margin: Annotated[float, Meta(gt=0)] = field(default=0.5, kw_only=True)
+
+    def scores_of(self, tables: Tables, drawn: Drawn) -> torch.Tensor:
+        """Return x . y - |y|^2 / 2, which is as far from -|x - y|^2 / 2 for all items."""
+        products: torch.Tensor = (drawn.items @ drawn.users[:, :, None])[:, :, 0]
+        return products - 0.5 * drawn.items.square().sum(2)
+
+    def loss(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return half the mean of max(0, margin + the positive's squared distance - the negative's)."""
+        return (0.5 * self.margin - scores[:, :1] + scores[:, 1:]).relu().mean()
+
+    def project(self, tables: Tables) -> None:
+        """Shorten the vectors that are longer than 1."""
+        for name in ("user", "item"):
+            tables[name].div_(tables[name].norm(dim=1, keepdim=True).clamp(min=1))
+
+    def kept(self, tables: Tables) -> dict[str, torch.Tensor]:
+        """Return y as `items` (I, D), and -|y|^2 / 2 as `biases` (I,)."""
+        return {**super().kept(tables), "biases": -0.5 * tables["item"].square().sum(1)}
+
+    def inference(self) -> Inference:
+        """Return the same hinge, in the ball."""
+        return Inference("hinge pairs", weight=0.5 * self.margin, radius=1.0)
+
+
+SPEC = ModelSpec(
+    model=UCML,
+    title="uCML",
+    cite="Hsieh et al. Collaborative Metric Learning. WWW 2017.",
+    size_knob="factors",
+    sizes=(16, 32, 64, 128),
+    space={
+        "learning_rate": Range(3e-4, 1e-2, log=True),
+        "margin": Range(0.1, 2.0, log=True),
+        "regularization": Range(1e-5, 1e-1, log=True),
+        "fold_in_steps": Range(10, 200, log=True),
+        "fold_in_rate": Range(0.01, 0.3, log=True),
+    },
+    devices=("cpu", "cuda"),
+    estimate=estimate,
+)
