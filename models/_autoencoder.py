@@ -1,4 +1,4 @@
-"""What Mult-VAE and Mult-DAE share: a sparse layer at the entrance, a multinomial at the exit, and their training."""
+"""What the autoencoders share: sparse layers at the entrance, a multinomial at the exit, and their training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 Layers: TypeAlias = "Mapping[str, torch.Tensor]"
 
 BIAS_SPREAD = 0.001  # standard deviation of a bias at the start, cut off at two of them
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an encoder may know of a step: the histories, their entries of x / |x|, and the steps done of so many."""
+
+    rows: Bags
+    values: torch.Tensor  # (n entries,)
+    done: int
+    total: int
 
 
 @dataclass(kw_only=True)
@@ -47,17 +57,28 @@ class Autoencoder(Model):
     batch_size: Annotated[int, Meta(ge=1)] = 200
     patience: Annotated[int, Meta(ge=1)] | None = 20
 
+    entrances: ClassVar[tuple[str, ...]] = ("encoder",)  # the tables (I, H) that read histories, each hidden anew
+
     @abstractmethod
     def shapes(self, n_items: int) -> dict[str, tuple[int, int]]:
-        """Return the weights of each layer: first `encoder` (I, H), last `output` (I, H), those between (in, out)."""
+        """Return the weights of each layer: the entrances (I, H), last `output` (I, H), those between (in, out)."""
 
     @abstractmethod
     def code(self, layers: Layers, entered: torch.Tensor) -> torch.Tensor:
-        """Return what the output layer reads when scoring, from the product of the histories and `encoder` (B, H)."""
+        """Return what the output layer reads when scoring, from the products of histories and entrances (B, sum H)."""
 
-    def training_code(self, layers: Layers, entered: torch.Tensor, done: tuple[int, int]) -> tuple[Any, Any]:
-        """Return what the output layer reads in training, and what adds to the loss; `done` are steps of so many."""
+    def training_code(self, layers: Layers, entered: torch.Tensor, step: Step) -> tuple[Any, Any]:
+        """Return what the output layer reads in training, and what adds to the loss; frozen layers have no gradient."""
         return self.code(layers, entered), entered.new_zeros(())
+
+    def module(self, shape: tuple[int, int], device: str) -> torch.nn.ParameterDict:
+        """Return the layers at the start of a training on a matrix of this shape (U, I)."""
+        import torch
+
+        return torch.nn.ParameterDict(initial(self.shapes(shape[1]), device))
+
+    def before_epoch(self, module: torch.nn.ParameterDict, epoch: int) -> None:
+        """Freeze, thaw or copy layers before an epoch, counted from 0."""
 
     def shrinkage(self) -> float:
         """Return the factor of the squared weights in the loss."""
@@ -65,14 +86,11 @@ class Autoencoder(Model):
 
     def fit(self, train: sp.csr_array, context: FitContext = FitContext()) -> Self:
         """Train on the rows of `train` (U, I) that are not empty."""
-        import torch
-
         train = examples(train)
         if (train.data < 0).any():
             raise DataError(f"this model takes counts; the training rows hold {train.data.min():g}, expected 0 or more")
         with session(context):
-            drawn = initial(self.shapes(train.shape[1]), context.device)
-        module = torch.nn.ParameterDict(drawn)
+            module = self.module(train.shape, context.device)
         plan = Plan(train.shape[0], self.epochs, self.batch_size, describe(self, train), self.patience)
         likelihood = Likelihood(self, module)
 
@@ -82,7 +100,10 @@ class Autoencoder(Model):
         def score(history: sp.csr_array) -> torch.Tensor:
             return self._scores(module, history)
 
-        train_module(Learner(module, self._optimiser(module), loss, score), plan, context)
+        def before_epoch(epoch: int) -> None:
+            self.before_epoch(module, epoch)
+
+        train_module(Learner(module, self._optimiser(module), loss, score, before_epoch=before_epoch), plan, context)
         return self._set({name: tensor.detach() for name, tensor in module.items()})
 
     def _optimiser(self, module: torch.nn.ParameterDict) -> torch.optim.Optimizer:
@@ -103,8 +124,8 @@ class Autoencoder(Model):
         import torch
 
         with torch.no_grad():
-            rows = Bags.of(history, layers["encoder"].device)
-            code = self.code(layers, rows.times(layers["encoder"], unit_values(rows)))
+            rows = Bags.of(history, layers["output"].device)
+            code = self.code(layers, joined([rows.times(layers[name], unit_values(rows)) for name in self.entrances]))
             return torch.addmm(layers["output_bias"], code, layers["output"].T)  # (B, H) @ (H, I) -> (B, I)
 
     def state(self) -> Mapping[str, Array]:
@@ -123,36 +144,58 @@ class Autoencoder(Model):
 
 
 class Likelihood:
-    """The loss of an autoencoder on a batch; the gradients of the two large tables are written without autograd."""
+    """The loss of an autoencoder on a batch; the gradients of the tables (I, H) are written without autograd."""
 
     def __init__(self, model: Autoencoder, layers: torch.nn.ParameterDict) -> None:
         import torch
 
         self.model, self.layers = model, layers
-        self.encoder = layers["encoder"]
-        self.by_encoder = torch.empty_like(self.encoder, requires_grad=False)
+        self.entrances = [layers[name] for name in model.entrances]
+        self.by_entrance = [torch.empty_like(table, requires_grad=False) for table in self.entrances]
         self.output = MultinomialLayer(layers["output"], layers["output_bias"])
 
     def __call__(self, rows: Bags, done: tuple[int, int]) -> torch.Tensor:
-        """Return the loss of the rows, and leave its gradients, but those of the shrinkage, with the parameters."""
+        """Return the loss of the rows, and leave its gradients, but those of the shrinkage, with the parameters.
+
+        Of an encoder that is frozen nothing is hidden.
+        """
         import torch
 
-        visible = torch.nn.functional.dropout(unit_values(rows), self.model.dropout)
-        entered = rows.times(self.encoder.detach(), visible).requires_grad_()  # (B, I) @ (I, H) -> (B, H)
-        code, penalty = self.model.training_code(self.layers, entered, done)
+        trained = self.entrances[0].requires_grad
+        step = Step(rows, unit_values(rows), *done)
+        hidden_share = self.model.dropout if trained else 0.0
+        visible = [torch.nn.functional.dropout(step.values, hidden_share) for _ in self.entrances]
+        entered = [rows.times(t.detach(), v) for t, v in zip(self.entrances, visible, strict=True)]  # (B, H) each
+        if trained:
+            entered = [part.requires_grad_() for part in entered]
+        code, penalty = self.model.training_code(self.layers, joined(entered), step)
         loss, by_code = self.output(code.detach(), rows)
-        heads, gradients = [code], [by_code]
-        if penalty.requires_grad:
-            heads, gradients = [code, penalty], [by_code, None]
-        torch.autograd.backward(heads, gradients)
-        rows.add_transposed(entered.grad, visible, self.by_encoder.zero_())
-        self.encoder.grad = self.by_encoder
+        ends = [(code, by_code), (penalty, None)]
+        trainable = [end for end in ends if end[0].requires_grad]
+        if trainable:
+            torch.autograd.backward(*zip(*trainable, strict=True))
+        if trained:
+            self._add(rows, visible, entered)
         return loss + penalty.detach() + self._shrinkage()
+
+    def _add(self, rows: Bags, visible: list[torch.Tensor], entered: list[torch.Tensor]) -> None:
+        """Leave the gradients of the entrances with them, added to what autograd has left there."""
+        for table, kept, weights, part in zip(self.entrances, self.by_entrance, visible, entered, strict=True):
+            target = kept.zero_() if table.grad is None else table.grad
+            rows.add_transposed(part.grad, weights, target)  # type: ignore[arg-type]
+            table.grad = target
 
     def _shrinkage(self) -> Any:
         factor = self.model.shrinkage()
         weights = (w.detach().flatten() for name, w in self.layers.items() if not name.endswith("_bias"))
         return factor * sum(w @ w for w in weights) if factor else 0.0
+
+
+def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Return what came in by each entrance side by side, (B, sum H)."""
+    import torch
+
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def initial(shapes: Mapping[str, tuple[int, int]], device: str) -> dict[str, torch.Tensor]:

@@ -36,7 +36,7 @@ class MultinomialLayer:
     def __call__(self, hidden: torch.Tensor, rows: Bags) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the mean over users of -sum_i x_ui log softmax_i, and its gradient by `hidden` (B, H).
 
-        Writes the gradients to the weights and biases.
+        Writes the gradients to the weights and biases, unless they are frozen.
         """
         import torch
 
@@ -56,8 +56,10 @@ class MultinomialLayer:
             loss += _to_probabilities(logits, counts[users], n_users)
             logits[places] -= rows.values[entries] / n_users
             torch.mm(logits, self.weight.detach(), out=by_hidden[users])
-            self._add(logits, hidden[users], is_first=first == 0)
-        self.weight.grad, self.bias.grad = self.by_weight, self.by_bias
+            if self.weight.requires_grad:
+                self._add(logits, hidden[users], is_first=first == 0)
+        if self.weight.requires_grad:
+            self.weight.grad, self.bias.grad = self.by_weight, self.by_bias
         return loss / n_users, by_hidden
 
     def _add(self, by_logits: torch.Tensor, hidden: torch.Tensor, *, is_first: bool) -> None:

@@ -82,6 +82,37 @@ def test_loss_and_gradients_are_those_of_the_literal_form(monkeypatch, n_logits)
         np.testing.assert_allclose(value.grad / scale, literal[name].grad / scale, atol=3e-6, err_msg=name)
 
 
+def test_without_hidden_layers_the_network_is_linear():
+    rows, history = random_rows(valued=True), random_rows(n_users=9, seed=1)
+    model = MultVAE(**SMALL | {"hidden": 0}, beta_cap=0.8, annealing_steps=0, dropout=0.0, epochs=3)
+    layers = torch.nn.ParameterDict(initial(model.shapes(25), "cpu"))
+    literal = {name: value.detach().double().requires_grad_() for name, value in layers.items()}
+    x = torch.from_numpy(rows.toarray()).double()
+    coded = torch.nn.functional.normalize(x, dim=1) @ literal["encoder"] + literal["encoder_bias"]
+    posterior = torch.distributions.Normal(coded[:, :3], torch.exp(coded[:, 3:] / 2))
+    torch.manual_seed(5)
+    z = posterior.mean + torch.randn(40, 3).double() * posterior.stddev
+    apart = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
+    logits = z @ literal["output"].T + literal["output_bias"]
+    expected = 0.8 * apart - (x * torch.log_softmax(logits, 1)).sum(1).mean()
+    expected.backward()
+    torch.manual_seed(5)
+
+    loss = Likelihood(model, layers)(Bags.of(rows, "cpu"), (0, 1))
+    fitted = model.fit(rows, ALONE)
+
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, value in layers.items():
+        scale = literal[name].grad.abs().max()
+        np.testing.assert_allclose(value.grad / scale, literal[name].grad / scale, atol=3e-6, err_msg=name)
+    kept = {name: value.numpy() for name, value in fitted.state().items()}
+    unit = torch.nn.functional.normalize(torch.from_numpy(history.toarray()), dim=1).numpy()
+    means = unit @ kept["encoder"] + kept["encoder_bias"]
+    np.testing.assert_allclose(fitted.score(history), means @ kept["output"].T + kept["output_bias"], atol=1e-5)
+    assert fitted.size().n_bytes == SPEC.estimate(model, Shape.of(rows)).model_bytes
+    assert fitted.size().n_parameters == (25 * 3 + 3) + (25 * 3 + 25)
+
+
 def test_the_divergence_is_that_of_the_distributions():
     generator = torch.manual_seed(0)
     mean, log_variance = torch.randn(2, 9, 4, generator=generator)
@@ -224,7 +255,7 @@ def test_size_and_estimate_agree():
     assert model.size().n_parameters == (25 * 7 + 7) + (7 * 3 + 3) + (3 * 7 + 7) + (25 * 7 + 25)
     assert estimate.model_bytes == model.size().n_bytes
     assert estimate.peak_bytes > 6 * estimate.model_bytes
-    assert dict(MultVAE().shapes(25))["latent"] == (600, 400)
+    assert dict(MultVAE(hidden=None).shapes(25))["latent"] == (600, 400)
 
 
 def test_negative_numbers_are_no_counts():
