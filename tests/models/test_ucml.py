@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import torch
+
+from recscale.contract import FitContext
+from recscale.models.ucml import UCML
+
+
+def test_the_loss_is_that_of_the_literal_form(both_losses):
+    def literal(x, ys, bs):
+        near, *far = (((x - y) ** 2).sum() for y in ys)
+        return np.mean([max(0.0, 1.5 + near - distance) / 2 for distance in far])
+
+    loss, expected = both_losses(UCML(factors=4, margin=1.5), literal)
+
+    assert loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_unseen_user_is_trained_on_the_same_loss_in_the_ball(check_inference):
+    model = UCML(factors=4, epochs=30, regularization=0.02, learning_rate=0.02, fold_in_steps=40)
+
+    check_inference(model, lambda own, far: (0.25 - own[:, None] + far[None, :]).relu().mean(), radius=1.0)
+
+
+def test_the_vectors_stay_in_the_unit_ball(random_rows):
+    history = random_rows(n_users=6, seed=1)
+    model = UCML(factors=4, margin=4.0, epochs=60, learning_rate=0.1, fold_in_rate=0.5)
+    model.fit(random_rows(), FitContext(n_threads=1))
+
+    lengths = np.concatenate(
+        [np.linalg.norm(part, axis=1) for part in (model.item_vectors(), model.user_vectors(history))]
+    )
+
+    assert lengths.max() == pytest.approx(1, abs=1e-5)
+    assert (lengths > 0.999).sum() > 5
+
+
+def test_the_order_of_the_scores_is_that_of_the_distances(random_rows):
+    history = random_rows(n_users=6, seed=1)
+    model = UCML(factors=4, epochs=30, learning_rate=0.05).fit(random_rows(), FitContext(n_threads=1))
+
+    users, items = torch.as_tensor(model.user_vectors(history)), torch.as_tensor(model.item_vectors())
+    scores = torch.as_tensor(model.score(history))
+
+    np.testing.assert_allclose(
+        scores - scores[:, :1],
+        (torch.cdist(users, items[:1]) ** 2 - torch.cdist(users, items) ** 2) / 2,
+        atol=1e-5,
+    )
