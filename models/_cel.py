@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recscale.contract import FitContext
 from recscale.models._bags import Bags
-from recscale.models._clustered_embedding import ClusteredEmbedding, Work
+from recscale.models._clustered_embedding import ClusteredEmbedding, FreeEmbedding, Work
 from recscale.models._clustering import Clustering
 from recscale.models._training import Batch, session
 
@@ -52,21 +52,6 @@ class Problem:
     attachment: float = 0.0  # that is drawn to the centre of its cluster so strongly
 
 
-class Free:
-    """A table with a row for each entity, to be used as a ClusteredEmbedding is."""
-
-    def __init__(self, initial: torch.Tensor) -> None:
-        import torch
-
-        self.module: Any = torch.nn.Module()
-        self.module.weight = torch.nn.Parameter(initial)
-
-    def __call__(self) -> torch.Tensor:
-        """Return all rows."""
-        rows: torch.Tensor = self.module.weight
-        return rows
-
-
 class Factorisation:
     """A problem on its data (U, I), ready for the training loop: `module`, `loss`, `before_epoch` and `after_step`."""
 
@@ -92,14 +77,16 @@ class Factorisation:
         self.is_personal = False
         self.optimiser: torch.optim.Optimizer | None = None
 
-    def _side(self, clustering: Clustering | None, counts: NDArray[Any], device: str) -> ClusteredEmbedding | Free:
+    def _side(
+        self, clustering: Clustering | None, counts: NDArray[Any], device: str
+    ) -> ClusteredEmbedding | FreeEmbedding:
         import torch
 
         n_rows = counts.size if clustering is None else min(self.problem.start, max(1, counts.size))
         initial = torch.randn(n_rows, self.problem.factors).to(device)
         initial *= self.problem.spread / self.problem.factors**0.5
         initial = initial.abs() if self.problem.nonnegative else initial
-        return Free(initial) if clustering is None else ClusteredEmbedding(clustering, counts, initial)
+        return FreeEmbedding(initial) if clustering is None else ClusteredEmbedding(clustering, counts, initial)
 
     def optimised(self, kind: Optimiser, learning_rate: float) -> torch.optim.Optimizer:
         """Return the optimiser that trains the module; kept, for the clusters to know it."""

@@ -33,6 +33,32 @@ class Work(NamedTuple):
     seed: int
 
 
+class FreeEmbedding:
+    """A table with a row for each entity, to be used as a ClusteredEmbedding is."""
+
+    def __init__(self, initial: torch.Tensor) -> None:
+        import torch
+
+        self.module: Any = torch.nn.Module()
+        self.module.weight = torch.nn.Parameter(initial)
+
+    def __call__(self, numbers: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the vectors of some entities, (..., D), or of all of them."""
+        import torch
+
+        rows: torch.Tensor = self.module.weight
+        return rows if numbers is None else torch.nn.functional.embedding(numbers, rows)
+
+    def table(self) -> torch.Tensor:
+        """Return all rows, (n, D)."""
+        rows: torch.Tensor = self.module.weight.detach()
+        return rows
+
+    def gauges(self) -> Mapping[str, float]:
+        """Return nothing."""
+        return {}
+
+
 class ClusteredEmbedding:
     """Vectors of n entities that they share by clusters, which split and change hands while they are trained.
 

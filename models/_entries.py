@@ -5,16 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
 from msgspec import Meta
 
-from recscale.contract import Array, FitContext, Model, Scores
+from recscale.contract import Array, Estimate, FitContext, Model, Scores, Shape
+from recscale.models._clustering import smallest_integers
+from recscale.models._entry_trainer import AT_ONCE, SAMPLE, Drawn, EntryTrainer, other_items
 from recscale.models._inputs import checked_history
-from recscale.models._training import Batch, Learner, Plan, describe, examples, session, train_module
-from recscale.models._unseen import Unseen
+from recscale.models._training import Learner, Plan, describe, examples, train_module
 
 if TYPE_CHECKING:
     import torch
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
 Tables: TypeAlias = "Mapping[str, torch.Tensor]"
 
 N_NEGATIVES = 256  # that a user's vector is trained against when the items are frozen
-START = 0.1  # length of a vector that training starts from
 
 
-class Drawn(NamedTuple):
-    """The vectors of a batch of entries and of the items drawn for each: the entry's own item first."""
+class KeptNumbers(NamedTuple):
+    """How many numbers a model keeps, and the seconds that a score takes in training."""
 
-    users: torch.Tensor  # (B, W)
-    items: torch.Tensor  # (B, 1 + n, W)
-    biases: torch.Tensor  # (B, 1 + n)
+    row: int  # of each item's vector, or of each cluster's
+    item: int
+    beside: int
+    score_seconds: float
 
 
 @dataclass(kw_only=True)
@@ -44,6 +45,10 @@ class EntryTrained(Model):
     user's scores depend on that user alone.
 
     factors: D, length of the vectors, at least 1.
+    clusters: M: items have the vector of one of so many clusters, as in `cel`, at least 1; None for one each. An item
+        of a cluster goes where the loss of the entries that it is drawn for would be least.
+    growth_epochs: in which clusters are split, from 1 to M, and items reassigned, at least 1.
+    reassign_every: epochs between two reassignments, 0 for none.
     regularization: lambda, at least 0: each drawn vector v adds lambda / 2 |v|^2 to the loss of its entry.
     negatives: items drawn for an entry, at least 1.
     learning_rate: of Adam, above 0.
@@ -58,6 +63,9 @@ class EntryTrained(Model):
     """
 
     factors: Annotated[int, Meta(ge=1)] = 64
+    clusters: Annotated[int, Meta(ge=1)] | None = None
+    growth_epochs: Annotated[int, Meta(ge=1)] = 20
+    reassign_every: Annotated[int, Meta(ge=0)] = 1
     regularization: Annotated[float, Meta(ge=0)] = 0.0
     negatives: Annotated[int, Meta(ge=1)] = 1
     # NDCG@100 of validation users of debian-depends after 20 to 40 epochs: GMF .600, MF-BPR .581, NeuMF .578, uCML .457
@@ -70,15 +78,15 @@ class EntryTrained(Model):
 
     @abstractmethod
     def scores_of(self, tables: Tables, drawn: Drawn) -> torch.Tensor:
-        """Return the scores (B, 1 + n) of drawn items."""
+        """Return the scores (B, 1 + n) of drawn items; a bias is added to the rest."""
 
     @abstractmethod
-    def loss(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of entries, without the penalty, from the scores (B, 1 + n)."""
+    def losses(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each entry (B,), without the penalty, from the scores (B, 1 + n)."""
 
     @abstractmethod
     def kept(self, tables: Tables) -> dict[str, torch.Tensor]:
-        """Return of the tables what scoring needs: `items` (I, ...), and more but `negatives` (M,) and `start` (W,)."""
+        """Return of the tables what scoring needs: `items`, a row for each of `item`, and more."""
 
     @abstractmethod
     def folded_in(self, kept: Tables, rows: sp.csr_array) -> torch.Tensor:
@@ -87,6 +95,10 @@ class EntryTrained(Model):
     @abstractmethod
     def score_users(self, kept: Tables, users: torch.Tensor) -> torch.Tensor:
         """Return the scores (B, I) of all items for the vectors (B, W) of users."""
+
+    @abstractmethod
+    def kept_numbers(self) -> KeptNumbers:
+        """Return the size of what is kept."""
 
     def width(self) -> int:
         """Return W, the numbers of a user or an item."""
@@ -99,36 +111,35 @@ class EntryTrained(Model):
     def project(self, tables: Tables) -> None:
         """Do nothing after a step; a model may keep its vectors in bounds here."""
 
+    def ready(self, kept: Tables) -> Tables:
+        """Return what is kept and what follows from it, for `folded_in` and `score_users`."""
+        return kept
+
     def fit(self, train: sp.csr_array, context: FitContext = FitContext()) -> Self:
         """Train on the entries of `train` (U, I) whose users miss an item at least."""
-        import torch
-
         rows = examples(train)
-        with session(context):
-            module = self._initial(rows.shape).to(context.device)
-        negatives = _chosen(rows.shape[1], context)
-        trainer = _Trainer(self, module, rows)
-        plan = Plan(trainer.items.numel(), self.epochs, self.batch_size, describe(self, rows), self.patience)
+        trainer = EntryTrainer(self, rows, context)
+        negatives = other_items(rows.shape[1], N_NEGATIVES, context)
+        growth = 0 if self.clusters is None else min(self.growth_epochs, self.epochs - 1)
+        n_entries = trainer.of_users.numel()
+        plan = Plan(n_entries, self.epochs, self.batch_size, describe(self, rows), self.patience, warm_up=growth)
+        learner = Learner(
+            trainer.module,
+            trainer.optimiser,
+            trainer.loss,
+            lambda history: self._take(trainer, negatives).score(history),
+            before_epoch=trainer.before_epoch,
+            after_step=trainer.project,
+            gauges=trainer.items.gauges,
+        )
+        train_module(learner, plan, context)
+        return self._take(trainer, negatives)
 
-        def kept() -> dict[str, torch.Tensor]:
-            tables = {name: table.detach() for name, table in module.items()}
-            return {**self.kept(tables), "negatives": negatives, "start": tables["user"].mean(0)}
-
-        def score(history: sp.csr_array) -> torch.Tensor:
-            current = kept()
-            return self.score_users(current, self.folded_in(current, history))
-
-        optimiser = torch.optim.Adam(module.values(), lr=self.learning_rate, fused=True)
-        project = trainer.project
-        train_module(Learner(module, optimiser, trainer.loss, score, after_step=project), plan, context)
-        return self._set(kept())
-
-    def _initial(self, shape: tuple[int, int]) -> torch.nn.ParameterDict:
-        import torch
-
-        spread = START / self.width() ** 0.5
-        users, items = (torch.nn.init.normal_(torch.empty(n, self.width()), std=spread) for n in shape)
-        return torch.nn.ParameterDict({"user": users, "item": items, "bias": torch.zeros(shape[1], 1), **self.extra()})
+    def _take(self, trainer: EntryTrainer, negatives: torch.Tensor) -> Self:
+        """Keep what was trained so far."""
+        kept, clusters = trainer.kept()
+        shared = {} if clusters is None else {"item_clusters": smallest_integers(clusters)}
+        return self._set({**kept, "negatives": negatives, **shared})
 
     def score(self, history: sp.csr_array) -> Scores:
         """Return the scores (B, I) of the rows of `history`; a tensor if the model was fitted on a device."""
@@ -137,65 +148,47 @@ class EntryTrained(Model):
         return scores if scores.device.type != "cpu" else scores.numpy()
 
     def state(self) -> Mapping[str, Array]:
-        """Return what `kept` names, `negatives` (M,) that users are trained against, and `start` (W,) of a user."""
-        return dict(self.kept_)
+        """Return what `kept` names, `negatives` (N,) that users are trained against, and `start` (W,) of a user.
+
+        With clusters `items` are theirs, and `item_clusters` (I,) tells whose is whose.
+        """
+        return self.state_
 
     def load_state(self, state: Mapping[str, Array]) -> Self:
         """Take back what `state` gave; scores on the CPU from then on."""
         import torch
 
-        return self._set({name: torch.as_tensor(array) for name, array in state.items()})
+        return self._set({name: a if name == "item_clusters" else torch.as_tensor(a) for name, a in state.items()})
 
-    def _set(self, kept: dict[str, torch.Tensor]) -> Self:
-        self.kept_ = kept
+    def _set(self, state: dict[str, Any]) -> Self:
+        import torch
+
+        self.state_ = state
+        kept = {name: array for name, array in state.items() if name != "item_clusters"}
+        if "item_clusters" in state:
+            clusters = torch.as_tensor(state["item_clusters"].astype(np.int64), device=kept["items"].device)
+            kept["items"] = kept["items"][clusters]
+        self.kept_ = self.ready(kept)
         return self
 
 
-class _Trainer:
-    """The entries of a matrix, and what the loop asks of the tables."""
-
-    def __init__(self, model: EntryTrained, module: torch.nn.ParameterDict, rows: sp.csr_array) -> None:
-        import torch
-
-        device = module["user"].device
-        self.model, self.module, self.unseen = model, module, Unseen(rows, device)
-        users = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
-        usable = self.unseen.room[users] > 0  # a user who has everything has nothing to tell apart
-        self.users = torch.as_tensor(users[usable], device=device)
-        self.items = torch.as_tensor(rows.indices[usable].astype(np.int64), device=device)
-
-    def loss(self, batch: Batch) -> torch.Tensor:
-        """Return the mean loss of some entries, with the penalty of all that was drawn for them."""
-        import torch
-        from torch.nn.functional import embedding
-
-        places = torch.as_tensor(batch.rows, device=self.users.device)
-        users, items = self.users[places], self.items[places]
-        others = self.unseen.draw(users, self.model.negatives, batch.rng)
-        items = torch.cat([items[:, None], others], 1)
-        tables = self.module
-        drawn = Drawn(
-            embedding(users, tables["user"]),
-            embedding(items, tables["item"]),
-            embedding(items, tables["bias"])[:, :, 0],
-        )
-        loss = self.model.loss(self.model.scores_of(tables, drawn))
-        if self.model.regularization:
-            squares = drawn.users.square().sum() + drawn.items.square().sum()
-            loss = loss + 0.5 * self.model.regularization / users.numel() * squares
-        return loss
-
-    def project(self) -> None:
-        """Bring the tables back into bounds."""
-        import torch
-
-        with torch.no_grad():
-            self.model.project(self.module)
-
-
-def _chosen(n_items: int, context: FitContext) -> torch.Tensor:
-    """Return the items that unseen users are trained against: random, all different, ascending, int32."""
-    import torch
-
-    drawn = np.random.default_rng([context.seed, 0]).choice(n_items, min(n_items, N_NEGATIVES), replace=False)
-    return torch.as_tensor(np.sort(drawn).astype(np.int32), device=context.device)
+def estimate(model: EntryTrained, shape: Shape) -> Estimate:
+    """Return tables with gradients, moments and the best epoch, a step, entries with keys, and what clusters take."""
+    n_drawn, kept = 1 + model.negatives, model.kept_numbers()
+    n_rows = min(model.clusters or shape.n_items, shape.n_items)
+    tables = 4 * ((shape.n_users + n_rows) * model.width() + shape.n_items + kept.beside)
+    drawn = min(model.batch_size, shape.n_interactions) * (n_drawn + 1) * (model.width() + 1)
+    seen = model.epochs * shape.n_interactions
+    seconds = seen * n_drawn * kept.score_seconds + seen / model.batch_size * tables * 4e-10
+    looks, assignment = 0, 0
+    if model.clusters is not None:
+        tried = model.growth_epochs * min(SAMPLE, shape.n_interactions) * n_rows
+        seconds += tried * (kept.score_seconds + n_drawn**2 * 1e-9)
+        looks = 32 * AT_ONCE + 8 * shape.n_items * n_rows
+        assignment = shape.n_items * np.min_scalar_type(n_rows - 1).itemsize
+    numbers = n_rows * kept.row + shape.n_items * kept.item + kept.beside + min(N_NEGATIVES, shape.n_items)
+    return Estimate(
+        peak_bytes=6 * tables + 40 * drawn + looks + 64 * shape.n_interactions + 2**27,
+        model_bytes=4 * numbers + assignment,
+        fit_seconds=seconds,
+    )

@@ -10,8 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from recscale.contract import Estimate, Shape
-from recscale.models._entries import N_NEGATIVES, EntryTrained, Tables
+from recscale.models._entries import EntryTrained, KeptNumbers, Tables
 from recscale.models._inputs import checked_history
 
 if TYPE_CHECKING:
@@ -64,6 +63,10 @@ class LatentFactors(EntryTrained):
 
         return torch.addmm(kept["biases"], users, kept["items"].T)  # (B, D) @ (D, I) -> (B, I)
 
+    def kept_numbers(self) -> KeptNumbers:
+        """Return the size of `items`, `biases` and the first vector of a user."""
+        return KeptNumbers(self.factors, 1, self.factors, self.factors * 2e-9)
+
     def item_vectors(self) -> NDArray[np.float32]:
         """Return y (I, D) without the biases, which raise an item for all users alike: they are no place."""
         vectors: NDArray[np.float32] = self.kept_["items"].cpu().numpy()
@@ -74,17 +77,3 @@ class LatentFactors(EntryTrained):
         rows = checked_history(history, self.kept_["items"].shape[0])
         vectors: NDArray[np.float32] = self.folded_in(self.kept_, rows).cpu().numpy()
         return vectors
-
-
-def estimate(model: LatentFactors, shape: Shape) -> Estimate:
-    """Return the tables with gradients, moments and the best epoch, a step, and the entries with their keys."""
-    width = model.factors + 1
-    tables = 4 * (shape.n_users * model.factors + shape.n_items * width)
-    batch = min(model.batch_size, shape.n_interactions)
-    seen = model.epochs * shape.n_interactions
-    steps = seen / model.batch_size
-    return Estimate(
-        peak_bytes=6 * tables + 16 * batch * (model.negatives + 2) * width + 64 * shape.n_interactions + 2**27,
-        model_bytes=4 * shape.n_items * width + 4 * model.factors + 4 * min(N_NEGATIVES, shape.n_items),
-        fit_seconds=seen * (model.negatives + 2) * model.factors * 2e-9 + steps * tables * 4e-10,
-    )

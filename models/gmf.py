@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from recscale.contract import Choice, ModelSpec, Range
-from recscale.models._entries import Drawn, Tables
-from recscale.models._latent_factors import Inference, LatentFactors, estimate
+from recscale.models._entries import Tables, estimate
+from recscale.models._entry_trainer import Drawn
+from recscale.models._latent_factors import Inference, LatentFactors
 
 if TYPE_CHECKING:
     import torch
@@ -42,11 +43,11 @@ class GMF(LatentFactors):
         scores: torch.Tensor = (drawn.items @ users[:, :, None])[:, :, 0] + drawn.biases
         return scores
 
-    def loss(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return the mean over entries of their cross entropy with the drawn items."""
+    def losses(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the cross entropies with the drawn items."""
         from torch.nn.functional import softplus
 
-        return softplus(-scores[:, 0]).mean() + softplus(scores[:, 1:]).sum(1).mean()
+        return softplus(-scores[:, 0]) + softplus(scores[:, 1:]).sum(1)
 
     def kept(self, tables: Tables) -> dict[str, torch.Tensor]:
         """Return h o y as `items` (I, D), and `biases` (I,)."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from recscale.contract import ModelSpec, Range
-from recscale.models._entries import Drawn, Tables
-from recscale.models._latent_factors import Inference, LatentFactors, estimate
+from recscale.models._entries import Tables, estimate
+from recscale.models._entry_trainer import Drawn
+from recscale.models._latent_factors import Inference, LatentFactors
 
 if TYPE_CHECKING:
     import torch
@@ -30,11 +31,11 @@ class MFBPR(LatentFactors):
         scores: torch.Tensor = (drawn.items @ drawn.users[:, :, None])[:, :, 0] + drawn.biases
         return scores
 
-    def loss(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return the mean of -ln sigma(s_p - s_n)."""
+    def losses(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the means of -ln sigma(s_p - s_n)."""
         from torch.nn.functional import softplus
 
-        return softplus(scores[:, 1:] - scores[:, :1]).mean()
+        return softplus(scores[:, 1:] - scores[:, :1]).mean(1)
 
     def inference(self) -> Inference:
         """Return the same pairs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -11,8 +12,9 @@ import scipy.sparse as sp
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from recscale.contract import Choice, Estimate, ModelSpec, Range, Shape
-from recscale.models._entries import N_NEGATIVES, Drawn, EntryTrained, Tables
+from recscale.contract import Choice, ModelSpec, Range
+from recscale.models._entries import EntryTrained, KeptNumbers, Tables, estimate
+from recscale.models._entry_trainer import Drawn
 
 if TYPE_CHECKING:
     import torch
@@ -72,11 +74,11 @@ class NeuMF(EntryTrained):
             hidden = hidden.relu() @ tables[f"layer_{layer}"].T + tables[f"layer_{layer}_bias"]
         return hidden.relu() @ tables["phi_weight"]
 
-    def loss(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return the mean over entries of their cross entropy with the drawn items."""
+    def losses(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the cross entropies with the drawn items."""
         from torch.nn.functional import softplus
 
-        return softplus(-scores[:, 0]).mean() + softplus(scores[:, 1:]).sum(1).mean()
+        return softplus(-scores[:, 0]) + softplus(scores[:, 1:]).sum(1)
 
     def kept(self, tables: Tables) -> dict[str, torch.Tensor]:
         """Return `items` (I, 2 D), which are h o y and what an item adds to the first layer, and the rest."""
@@ -93,6 +95,13 @@ class NeuMF(EntryTrained):
             "phi_weight": tables["phi_weight"],
             **later,
         }
+
+    def kept_numbers(self) -> KeptNumbers:
+        """Return the size of `items`, `biases`, the layers, the last weights and the first vector of a user."""
+        outputs = self._outputs()
+        later = sum(leaving * (entering + 1) for entering, leaving in pairwise(outputs))
+        beside = self.factors**2 + later + outputs[-1] + self.width()
+        return KeptNumbers(self.width(), 1, beside, self.factors**2 * 1e-10)
 
     def score_users(self, kept: Tables, users: torch.Tensor) -> torch.Tensor:
         """Return h . [x o y, phi] + b (B, I)."""
@@ -139,20 +148,6 @@ class NeuMF(EntryTrained):
     def _between(self, arrays: Mapping[str, NDArray[np.float32]], layer: int) -> tuple[NDArray[np.float32], ...]:
         """Return the weights (in, out) and biases of a layer."""
         return np.ascontiguousarray(arrays[f"layer_{layer}"].T), arrays[f"layer_{layer}_bias"]
-
-
-def estimate(model: NeuMF, shape: Shape) -> Estimate:
-    """Return the tables with gradients, moments and the best epoch, a step, and the entries with their keys."""
-    width = 2 * model.factors + 1
-    layers = 4 * model.factors * model.factors
-    tables = 4 * ((shape.n_users + shape.n_items) * width + layers)
-    batch = min(model.batch_size, shape.n_interactions)
-    seen = model.epochs * shape.n_interactions
-    return Estimate(
-        peak_bytes=6 * tables + 40 * batch * (model.negatives + 2) * width + 64 * shape.n_interactions + 2**27,
-        model_bytes=4 * (shape.n_items * width + layers) + 4 * min(N_NEGATIVES, shape.n_items),
-        fit_seconds=seen * (model.negatives + 2) * model.factors**2 * 1e-10 + seen / model.batch_size * tables * 4e-10,
-    )
 
 
 SPEC = ModelSpec(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from recscale.contract import ModelSpec, Range
-from recscale.models._entries import Drawn, Tables
-from recscale.models._latent_factors import Inference, LatentFactors, estimate
+from recscale.models._entries import KeptNumbers, Tables, estimate
+from recscale.models._entry_trainer import Drawn
+from recscale.models._latent_factors import Inference, LatentFactors
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +38,9 @@ class UCML(LatentFactors):
         products: torch.Tensor = (drawn.items @ drawn.users[:, :, None])[:, :, 0]
         return products - 0.5 * drawn.items.square().sum(2)
 
-    def loss(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return half the mean of max(0, margin + the positive's squared distance - the negative's)."""
-        return (0.5 * self.margin - scores[:, :1] + scores[:, 1:]).relu().mean()
+    def losses(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return half the means of max(0, margin + the positive's squared distance - the negative's)."""
+        return (0.5 * self.margin - scores[:, :1] + scores[:, 1:]).relu().mean(1)
 
     def project(self, tables: Tables) -> None:
         """Shorten the vectors that are longer than 1."""
@@ -47,8 +48,16 @@ class UCML(LatentFactors):
             tables[name].div_(tables[name].norm(dim=1, keepdim=True).clamp(min=1))
 
     def kept(self, tables: Tables) -> dict[str, torch.Tensor]:
-        """Return y as `items` (I, D), and -|y|^2 / 2 as `biases` (I,)."""
-        return {**super().kept(tables), "biases": -0.5 * tables["item"].square().sum(1)}
+        """Return y as `items` (I, D)."""
+        return {"items": tables["item"]}
+
+    def ready(self, kept: Tables) -> Tables:
+        """Add -|y|^2 / 2 as `biases` (I,)."""
+        return {**kept, "biases": -0.5 * kept["items"].square().sum(1)}
+
+    def kept_numbers(self) -> KeptNumbers:
+        """Return the size of `items` and the first vector of a user."""
+        return super().kept_numbers()._replace(item=0)
 
     def inference(self) -> Inference:
         """Return the same hinge, in the ball."""

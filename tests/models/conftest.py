@@ -8,7 +8,7 @@ import scipy.sparse as sp
 import torch
 
 from recscale.contract import FitContext
-from recscale.models._entries import Drawn
+from recscale.models._entry_trainer import Drawn
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,9 @@ def both_losses():
         drawn = Drawn(tables["user"][users], tables["item"][items], tables["bias"][items][:, :, 0])
         other = {name: value.numpy() for name, value in tables.items() if name not in ("user", "item", "bias")}
         entries = zip(*(part.numpy() for part in (drawn.users, drawn.items, drawn.biases)), strict=True)
-        return model.loss(model.scores_of(tables, drawn)).item(), np.mean([literal(*e, **other) for e in entries])
+        return model.losses(model.scores_of(tables, drawn)).mean().item(), np.mean(
+            [literal(*e, **other) for e in entries]
+        )
 
     return both
 

@@ -1,4 +1,5 @@
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -6,8 +7,10 @@ import scipy.sparse as sp
 import torch
 
 from recscale.checkpoint import Checkpoint
-from recscale.contract import FitContext
+from recscale.contract import FitContext, Shape
 from recscale.errors import DataError, DeadlineExceeded, NumericalError, UsageError
+from recscale.models._entries import estimate
+from recscale.models._entry_trainer import Drawn, EntryTrainer
 from recscale.models._unseen import Unseen
 from recscale.models.gmf import GMF
 from recscale.models.mf_bpr import MFBPR
@@ -78,7 +81,7 @@ def test_scores_do_not_depend_on_who_is_scored_beside_whom(model, random_rows):
     np.testing.assert_allclose(alone, fitted.score(history), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, partial(GMF, clusters=6, growth_epochs=4)])
 def test_a_training_that_was_killed_goes_on_to_the_same_bits(model, tmp_path, random_rows):
     train = random_rows()
     steps = -(-(train.nnz - 25) // 50)  # the user who has everything is left out
@@ -111,9 +114,64 @@ def test_the_planted_board_is_ranked_far_better_than_by_popularity(model):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_model_scores_the_same_after_the_disk(model, tmp_path, random_rows):
+def test_an_item_goes_by_the_loss_of_all_entries_that_it_is_drawn_for(model, random_rows):
+    """Entry by entry, place by place, candidate by candidate."""
+    fitted = model(factors=4, clusters=5, negatives=2, regularization=0.1)
+    trainer = EntryTrainer(fitted, random_rows(n_users=8, n_items=12), ALONE)
+    with torch.no_grad():
+        for parameter in trainer.module.parameters():
+            parameter.normal_(generator=torch.manual_seed(0))
+        if model is UCML:
+            trainer.tables["bias"].zero_()  # it has none
+    candidates, expected = torch.randn(5, fitted.width(), generator=torch.manual_seed(1)), torch.zeros(12, 5)
+
+    with torch.no_grad():
+        found = trainer._item_losses(0, candidates)
+        for drawn, items in trainer._samples(0, 1):
+            for place in range(items.numel()):
+                row, slot = divmod(place, items.shape[1])
+                for number, candidate in enumerate(candidates):
+                    one = Drawn(*(part[row : row + 1].clone() for part in drawn))
+                    one.items[0, slot] = candidate
+                    loss = fitted.losses(fitted.scores_of(trainer.tables, one))[0] + 0.05 * candidate @ candidate
+                    expected[items[row, slot], number] += loss
+
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_items_share_the_vectors_of_clusters(model, random_rows):
+    train = random_rows()
+    free = model(factors=4, epochs=6).fit(train, ALONE)
+    shared = model(factors=4, epochs=6, clusters=5, growth_epochs=4).fit(train, ALONE)
+
+    state = shared.state()
+
+    assert len(state["items"]) == 5 and set(state["item_clusters"]) == set(range(5))
+    np.testing.assert_array_equal(shared.kept_["items"], state["items"][state["item_clusters"].astype(int)])
+    assert shared.size().n_bytes == free.size().n_bytes - 20 * state["items"][0].nbytes + 25
+    for one in (free, shared):
+        assert estimate(one, Shape.of(train)).model_bytes == one.size().n_bytes
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_planted_groups_of_items_are_found(model):
+    groups = np.arange(24) % 3
+    liked = np.random.default_rng(0).random((90, 24)) < np.where(groups == np.arange(90)[:, None] % 3, 0.7, 0.02)
+    options = {"factors": 8, "learning_rate": 0.02, "epochs": 30, "batch_size": 64}
+
+    fitted = model(clusters=3, growth_epochs=20, **options).fit(sp.csr_array(liked.astype(np.float32)), ALONE)
+
+    together = np.zeros((3, 3), int)
+    np.add.at(together, (groups, fitted.state()["item_clusters"]), 1)
+    assert sorted(together.argmax(1)) == [0, 1, 2] and together.max(1).sum() >= 22  # an item may stay by damping
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("clusters", [None, 3])
+def test_a_model_scores_the_same_after_the_disk(model, clusters, tmp_path, random_rows):
     history = random_rows(seed=1)
-    fitted = model(factors=4, epochs=2).fit(random_rows(), ALONE)
+    fitted = model(factors=4, epochs=2, clusters=clusters).fit(random_rows(), ALONE)
 
     fitted.save(tmp_path / "model.npz")
 

@@ -19,7 +19,10 @@ def test_the_loss_is_that_of_the_literal_form(both_losses):
 def test_an_unseen_user_is_trained_on_the_same_loss_in_the_ball(check_inference):
     model = UCML(factors=4, epochs=30, regularization=0.02, learning_rate=0.02, fold_in_steps=40)
 
-    check_inference(model, lambda own, far: (0.25 - own[:, None] + far[None, :]).relu().mean(), radius=1.0)
+    def score(state, user):
+        return state["items"] @ user - 0.5 * state["items"].square().sum(1)
+
+    check_inference(model, lambda own, far: (0.25 - own[:, None] + far[None, :]).relu().mean(), score, radius=1.0)
 
 
 def test_the_vectors_stay_in_the_unit_ball(random_rows):
