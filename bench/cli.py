@@ -17,6 +17,7 @@ from recscale.errors import RecscaleError, UsageError
 
 if TYPE_CHECKING:
     from recscale.records.record import RunRecord
+    from recscale.registry import Entry
     from recscale.running.runner import Runner
     from recscale.running.suite import Suite
 
@@ -135,7 +136,7 @@ def prepare(*datasets: str, flags: RunFlags = RunFlags()) -> None:
 """,
 )
 def list_(kind: Literal["all", "models", "datasets"] = "all", *, plugin: tuple[str, ...] = ()) -> None:
-    """List the models and data sets that can be used by name."""
+    """List the models and data sets that can be used by name, and where each comes from."""
     from recscale.registry import entries
 
     lines = []
@@ -143,15 +144,18 @@ def list_(kind: Literal["all", "models", "datasets"] = "all", *, plugin: tuple[s
         if kind not in ("all", title):
             continue
         found = entries(one, plugin)  # type: ignore[arg-type]
-        width = max(map(len, found), default=0)
         lines.append(f"{title.capitalize() if one == 'model' else 'Data sets'}:")
-        for entry in found.values():
-            extra = entry.literals.get("extra")
-            note = "".join(
-                [f" (extra: {extra})" if extra else "", f" ({entry.origin})" if entry.origin != "built in" else ""]
-            )
-            lines.append(f"  {entry.name:<{width}}  {entry.title}{note}")
+        rows = [(entry.name, _called(entry), str(entry.literals.get("cite", ""))) for entry in found.values()]
+        widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+        lines += [f"  {name:<{widths[0]}}  {called:<{widths[1]}}  {cite}".rstrip() for name, called, cite in rows]
     _print("\n".join(lines))
+
+
+def _called(entry: Entry) -> str:
+    """Return the title of what is listed, and what it needs or where it lies if it is not built in."""
+    extra = entry.literals.get("extra")
+    notes = [f"extra: {extra}"] * bool(extra) + [entry.origin] * (entry.origin != "built in")
+    return " ".join([entry.title, *(f"({note})" for note in notes)])
 
 
 @app.command(

@@ -64,6 +64,8 @@ class EntryTrained(Model):
 
     factors: Annotated[int, Meta(ge=1)] = 64
     clusters: Annotated[int, Meta(ge=1)] | None = None
+    # NDCG@100 of validation users of debian-depends, GMF with 200 clusters grown in 1, 4, 10 and 20 epochs: .252 .276
+    # .333 .388, .405 with learning_rate=.01; CEL .469, no clusters .600
     growth_epochs: Annotated[int, Meta(ge=1)] = 20
     reassign_every: Annotated[int, Meta(ge=0)] = 1
     regularization: Annotated[float, Meta(ge=0)] = 0.0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from recscale.cli import main
+from recscale.registry import entries
 
 CSV = "user,item,rating\n" + "".join(
     f"u{u},i{(u * 7 + j * 3) % 20},{1 + (u + j) % 5}\n" for u in range(60) for j in range(8)
@@ -228,6 +229,16 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
     printed = capsys.readouterr().out
     assert code == 0
     assert f"recscale {verb}" in printed.split("xample")[-1]
+
+
+def test_every_model_and_data_set_is_listed_with_its_source(capsys):
+    call("list")
+
+    models, datasets = capsys.readouterr().out.split("Data sets:\n")
+    assert [line.split()[0] for line in models.splitlines()[1:]] == list(entries("model", ()))
+    assert "Steck. Embarrassingly Shallow Autoencoders" in next(li for li in models.splitlines() if " ease " in li)
+    assert all(len(line.split("  ")) > 3 for line in models.splitlines()[1:])
+    assert "Celma 2010" in next(line for line in datasets.splitlines() if "lastfm-360k" in line)
 
 
 def test_the_table_of_a_run_shows_the_key_by_which_a_record_is_explained(folder, capfd):
