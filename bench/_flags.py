@@ -65,7 +65,7 @@ class RunFlags:
     model: Annotated[
         tuple[str, ...], Parameter(name=["--model", "-m"], help='model, repeatable; "ease[k=50,200]" is a grid')
     ] = ()
-    protocol: Annotated[tuple[str, ...], Parameter(help="fold-in, hold-one-out or fixed, repeatable")] = ()
+    protocol: Annotated[tuple[str, ...], Parameter(help="fold-in, hold-one-out, fixed or ratings, repeatable")] = ()
     seeds: Annotated[tuple[int, ...], Parameter(help="seeds of the models", consume_multiple=True)] = ()
     metric: Annotated[tuple[str, ...], Parameter(help="metric such as ndcg@100, repeatable")] = ()
     profile: Annotated[

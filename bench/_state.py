@@ -1,4 +1,4 @@
-"""The arrays of a model's state: counted, and laid out for a file without pickle."""
+"""The arrays of a model's state: counted, and laid out for a file without pickle; whose memory an array is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ from numpy.typing import NDArray
 def is_sparse(value: Any) -> bool:
     """Tell whether one array of a state is sparse."""
     return bool(sp.issparse(value))
+
+
+def share_memory(one: Any, other: sp.csr_array) -> bool:
+    """Tell whether two matrices share an array: a conversion of the numbers alone keeps the indices."""
+    names = ("data", "indices", "indptr")
+    return sp.issparse(one) and any(
+        np.may_share_memory(getattr(one, name, None), getattr(other, name)) for name in names
+    )
 
 
 def count(value: Any) -> tuple[int, int]:

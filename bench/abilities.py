@@ -5,7 +5,7 @@ Axes as in the contract, and N co-clusters.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import scipy.sparse as sp
 from numpy.typing import NDArray
@@ -26,6 +26,17 @@ class Shrinkable(Protocol):
         Bit for bit; None is the largest size. Sizes of one run then share a fit: the largest is fitted, the others
         follow.
         """
+
+
+@runtime_checkable
+class PredictsRatings(Protocol):
+    """A model whose scores are ratings: what a user would give each item, on the scale of the data.
+
+    The values of its training rows and histories are ratings, a stored 0 among them. Such a model belongs to protocols
+    that keep ratings, and only to them: where all values are 1 it has nothing to learn.
+    """
+
+    scores_are_ratings: ClassVar[Literal[True]]
 
 
 @runtime_checkable

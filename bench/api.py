@@ -107,14 +107,14 @@ def dataset(name: str, *, filter: str | Filter | None = None, plugins: Sequence[
 
 def split(data: Dataset, protocol: str = "fold-in", **options: Any) -> Split:
     """Return the training rows and held-out users of a data set under a protocol. Raises UnknownName."""
-    from recscale.evaluation.splitting import resolve_protocol
+    from recscale.evaluation.protocols import resolve_protocol
     from recscale.evaluation.splitting import split as divide
 
     return divide(data, resolve_protocol(protocol, options))
 
 
 def evaluate(fitted: Model, held_out: HeldOut, metrics: Sequence[str]) -> Evaluation:
-    """Rank the whole catalogue for held-out users and return the metrics, per user and in the mean."""
+    """Rank the whole catalogue for held-out users, or predict their ratings; return the metrics, in the mean too."""
     from recscale.evaluation.evaluate import evaluate as measure
 
     return measure(fitted.score, held_out, metrics)

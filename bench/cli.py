@@ -45,6 +45,7 @@ app = App(
     help_epilogue="""Examples:
   recscale run gowalla --protocol fixed -m "ease[l2=80]" -m popularity
   recscale run ml-100k -m "ease[k=20,50,200]" -m wrmf --timeout 10m --max-memory 8GB
+  recscale run ml-100k --protocol ratings -m "cel_ratings[clusters=5,50,none]" -m rating_means
   recscale run --data ratings.csv --min-rating 4 -m item_knn
   recscale run --suite suite.yaml
 """,

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -33,12 +33,14 @@ else:
 
 Array: TypeAlias = Any  # numpy.ndarray, scipy.sparse.csr_array or torch.Tensor
 Interactions: TypeAlias = "sp.csr_array"
+Judged: TypeAlias = Literal["ranking", "rated ranking", "ratings"]  # what metrics judge
 
 
-def canonical(matrix: Any) -> sp.csr_array:
+def canonical(matrix: Any, *, keep_zeros: bool = False) -> sp.csr_array:
     """Return `matrix` as (U, I) float32 csr_array with sorted indices, no duplicates and no stored zeros.
 
-    A matrix that already is all of that is returned as it is; the caller's matrix is never changed.
+    A matrix that already is all of that is returned as it is; the caller's matrix is never changed. With `keep_zeros`
+    stored zeros stay: among ratings, 0 is one.
     Raises DataError for what is no matrix of two dimensions, has no items, or holds NaN or infinite numbers.
     """
     try:
@@ -51,21 +53,14 @@ def canonical(matrix: Any) -> sp.csr_array:
         raise DataError(f"an interaction matrix has two dimensions (users, items), not {result.ndim}")
     if not result.shape[1]:
         raise DataError("an interaction matrix has at least one item; this one has none")
-    if not (result.has_canonical_format and np.all(result.data)):
-        result = result.copy() if _share_memory(matrix, result) else result
+    if not (result.has_canonical_format and (keep_zeros or np.all(result.data))):
+        result = result.copy() if _state.share_memory(matrix, result) else result
         result.sum_duplicates()
-        result.eliminate_zeros()
+        if not keep_zeros:
+            result.eliminate_zeros()
     if not np.isfinite(result.data).all():
         raise DataError("an interaction matrix holds NaN or infinite numbers")
     return result
-
-
-def _share_memory(one: Any, other: sp.csr_array) -> bool:
-    """Tell whether two matrices share an array: a conversion of the numbers alone keeps the indices."""
-    names = ("data", "indices", "indptr")
-    return sp.issparse(one) and any(
-        np.may_share_memory(getattr(one, name, None), getattr(other, name)) for name in names
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +97,23 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Held-out users: what is known of them, and what is to be found. Same users, disjoint entries."""
+    """Held-out users: what is known of them, and what is to be found. Same users, disjoint entries.
+
+    `disliked` are the items that they rated too low for an interaction, where the protocol asks for them.
+    """
 
     history: sp.csr_array  # (B, I)
     target: sp.csr_array  # (B, I)
+    disliked: sp.csr_array | None = None  # (B, I)
 
     @property
     def n_users(self) -> int:
         return int(self.history.shape[0])
+
+    def some(self, rows: slice) -> HeldOut:
+        """Return the users in `rows`."""
+        disliked = None if self.disliked is None else self.disliked[rows]
+        return HeldOut(self.history[rows], self.target[rows], disliked)
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,6 +370,7 @@ class Ranking:
     first_rank_pessimistic: NDArray[np.int64]  # (B,)
     n_nonzero: NDArray[np.int64]  # (B,) items with a non-zero score, history included
     n_items: int
+    disliked: NDArray[np.bool_] | None = None  # (B, K) listed items that the user rated too low, where that is known
 
 
 @dataclass(frozen=True)
@@ -373,7 +378,8 @@ class Metric:
     """A figure of merit that owns its label, its bounds and its direction.
 
     `compute` maps a Ranking to one number a user (B,) where `per_user`, and otherwise the (I,) counts of how often
-    each item was recommended within the cut-off to one number.
+    each item was recommended within the cut-off to one number. A metric of `ratings` maps Predictions to (B,), or the
+    mean square of all errors to one number. `weigh` maps the same to the weights of users in the mean (B,).
     """
 
     name: str
@@ -383,7 +389,8 @@ class Metric:
     per_user: bool = True
     higher_is_better: bool | None = True  # None: neither
     bounds: tuple[float, float] = (0.0, 1.0)
-    averaged: ClassVar[str] = "mean over users"
+    judges: Judged = "ranking"
+    weigh: Callable[[Any], Any] | None = None
 
 
 class Estimating(Protocol):

@@ -1,4 +1,4 @@
-"""Evaluation of a model on held-out users: score, rank and measure in batches of bounded memory."""
+"""Evaluation of a model on held-out users: score, rank or compare, and measure, in batches of bounded memory."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from recscale.contract import HeldOut, Metric, Ranking, Scores
-from recscale.errors import DataError, ModelError
+from recscale.contract import HeldOut, Metric, Scores
+from recscale.errors import DataError, ModelError, UsageError
+from recscale.evaluation._tally import Tally
 from recscale.evaluation.metrics import metric
-from recscale.evaluation.ranking import RankOptions, check_scores, rank_with, wait_for
+from recscale.evaluation.predicting import RatingJudge
+from recscale.evaluation.ranking import RankOptions, check_scores, listed_entries, rank_with, wait_for
 
 BUFFER_BYTES = 16 << 20
 """Scores of a batch. From 8 to 24 MB the speed is the same (48 CPU-us a user for 20,000 items and 64 factors); below,
@@ -33,10 +36,10 @@ _MRR_BOUNDS = ("mrr_optimistic", "mrr_pessimistic")
 class Evaluation:
     """What a model is worth on held-out users.
 
-    `means` and `standard_errors` (std / sqrt(n)) are those of `per_user`; `catalogue` holds the metrics of all lists
-    together. `tied_target_share` is the share of users whose best-placed target has the score of another ranked
-    item that is no target. `ties_matter` warns that the MRR if all ties were won and if all were lost differ by
-    more than 1e-3.
+    `means` are those of `per_user`, and of `rmse`, which is the root of one; `standard_errors` are explained by
+    `Tally.figure`; `catalogue` holds the metrics of all lists together. `tied_target_share` is the share of users whose
+    best-placed target has the score of another ranked item that is no target. `ties_matter` warns that the MRR if all
+    ties were won and if all were lost differ by more than 1e-3. Where nothing was ranked there are no ties: None.
     """
 
     n_users: int
@@ -44,11 +47,11 @@ class Evaluation:
     means: dict[str, float]
     standard_errors: dict[str, float]
     catalogue: dict[str, float]
-    tied_target_share: float
-    mrr_optimistic: float
-    mrr_pessimistic: float
     score_seconds: float
     rank_seconds: float  # ranking and metrics
+    tied_target_share: float | None = None
+    mrr_optimistic: float | None = None
+    mrr_pessimistic: float | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -58,39 +61,58 @@ class Evaluation:
     @property
     def ties_matter(self) -> bool:
         """Say whether the MRR depends on how ties fall."""
+        if self.mrr_optimistic is None or self.mrr_pessimistic is None:
+            return False
         return self.mrr_optimistic - self.mrr_pessimistic > TIE_TOLERANCE
 
 
-@dataclass(eq=False)
-class _Tally:
-    """The results so far."""
+class _Judge(Protocol):
+    """What takes in the scores of all users, batch by batch, and says what they are worth."""
 
-    metrics: tuple[Metric, ...]
-    shape: tuple[int, int]
-    per_user: dict[str, NDArray[np.float32]] = field(init=False)
-    counts: dict[int, NDArray[np.int64]] = field(init=False)  # cut-off -> (I,)
-    n_tied: int = 0
+    def take(self, rows: slice, batch: HeldOut, scores: Scores) -> None: ...
+    def findings(self) -> dict[str, Any]: ...
 
-    def __post_init__(self) -> None:
-        n_users, n_items = self.shape
-        self.per_user = {m.name: np.empty(n_users, dtype=np.float32) for m in self.metrics if m.per_user}
-        self.counts = {m.cutoff: np.zeros(n_items, np.int64) for m in self.metrics if not m.per_user and m.cutoff}
 
-    @property
-    def n_listed(self) -> int:
-        """The length of the lists that the metrics need, at most the catalogue."""
-        return min(max((m.cutoff or 1 for m in self.metrics), default=1), self.shape[1])
+class _RankingJudge:
+    """Ranks the items for each user by the scores."""
 
-    def add(self, start: int, ranking: Ranking) -> None:
-        """Enter the users from row `start` on."""
-        stop = start + len(ranking.items)
-        for m in self.metrics:
-            if m.per_user:
-                self.per_user[m.name][start:stop] = m.compute(ranking)
-        self.n_tied += int(np.count_nonzero(ranking.first_rank_pessimistic > ranking.first_rank_optimistic))
-        for cutoff, counts in self.counts.items():
+    def __init__(
+        self, metrics: Sequence[Metric], shape: tuple[int, int], pool: Executor | None, n_threads: int
+    ) -> None:
+        n_users, n_items = shape
+        self._metrics = metrics
+        self._tally = Tally.of([*metrics, *(metric(name) for name in _MRR_BOUNDS)], n_users)
+        self._counts = {m.cutoff: np.zeros(n_items, np.int64) for m in metrics if not m.per_user and m.cutoff}
+        self._n_tied, self._n_users = 0, n_users
+        n_listed = min(max((m.cutoff or 1 for m in metrics), default=1), n_items)
+        self._options = RankOptions(n_listed, pool=pool, n_threads=n_threads)
+
+    def take(self, rows: slice, batch: HeldOut, scores: Scores) -> None:
+        """Take in the users in `rows`."""
+        ranking = rank_with(self._options, scores, batch.history, batch.target)
+        if batch.disliked is not None:
+            ranking = replace(ranking, disliked=listed_entries(ranking.items, batch.disliked))
+        self._tally.add(rows, ranking)
+        self._n_tied += int(np.count_nonzero(ranking.first_rank_pessimistic > ranking.first_rank_optimistic))
+        for cutoff, counts in self._counts.items():
             listed = ranking.items[:, :cutoff]
             np.add.at(counts, listed[listed >= 0], 1)
+
+    def findings(self) -> dict[str, Any]:
+        """Return the fields of an Evaluation."""
+        figures = {m.name: self._tally.figure(m.name) for m in self._metrics if m.per_user}
+        bounds = {name: self._tally.figure(name).mean for name in _MRR_BOUNDS}
+        catalogue = {
+            m.name: m.compute(self._counts[m.cutoff]) for m in self._metrics if not m.per_user and m.cutoff is not None
+        }
+        return {
+            "per_user": {name: figure.per_user for name, figure in figures.items()},
+            "means": {name: figure.mean for name, figure in figures.items()},
+            "standard_errors": {name: figure.standard_error for name, figure in figures.items()},
+            "catalogue": catalogue,
+            "tied_target_share": self._n_tied / self._n_users,
+            **bounds,
+        }
 
 
 def evaluate(
@@ -104,34 +126,49 @@ def evaluate(
 ) -> Evaluation:
     """Return the `metrics` of a model's method `score` (B, I) -> (B, I) on the users of `held_out`.
 
+    For metrics of ratings nothing is ranked: the scores at the targets are the predictions, their values the truth.
+
     A batch has as many users as their scores fit into `buffer_bytes`, and one at least; by default 16 MiB, or what 64
     users take where that is more. Beyond the model's own needs the memory is that of one batch. `progress` is called
     with the users done and their number.
     Raises DataError for a user without a target, ModelError for scores that break the contract, UnknownName and
-    UsageError for a metric that does not exist.
+    UsageError for a metric that does not exist, needs what `held_out` lacks, or is of another kind than the others.
     """
     _check_users(held_out)
     shape = (held_out.n_users, int(held_out.history.shape[1]))
-    tally = _Tally(tuple(metric(name) for name in dict.fromkeys((*metrics, *_MRR_BOUNDS))), shape)
+    chosen = tuple(metric(name) for name in dict.fromkeys(metrics))
     if buffer_bytes is None:
         buffer_bytes = max(BUFFER_BYTES, 4 * shape[1] * LEAST_USERS)
     batch_rows = max(1, buffer_bytes // (4 * shape[1]))
     score_seconds = rank_seconds = 0.0
     with _threads(n_threads) as pool:
-        options = RankOptions(tally.n_listed, pool=pool, n_threads=n_threads)
+        judge = _judge(chosen, shape, pool, n_threads)
         for start in range(0, held_out.n_users, batch_rows):
-            rows = slice(start, start + batch_rows)
-            batch = HeldOut(held_out.history[rows], held_out.target[rows])
+            rows = slice(start, min(start + batch_rows, held_out.n_users))
+            batch = held_out.some(rows)
             started = time.perf_counter()
             scores = _checked_scores(score, batch.history)
             scored = time.perf_counter()
-            tally.add(start, rank_with(options, scores, batch.history, batch.target))
+            judge.take(rows, batch, scores)
             del scores  # before the next batch is scored, so that its memory is used again
             score_seconds += scored - started
             rank_seconds += time.perf_counter() - scored
             if progress is not None:
-                progress(start + batch.n_users, held_out.n_users)
-    return _summary(tally, tuple(metrics), (score_seconds, rank_seconds))
+                progress(rows.stop, held_out.n_users)
+    return Evaluation(
+        n_users=held_out.n_users, score_seconds=score_seconds, rank_seconds=rank_seconds, **judge.findings()
+    )
+
+
+def _judge(metrics: Sequence[Metric], shape: tuple[int, int], pool: Executor | None, n_threads: int) -> _Judge:
+    """Return what judges by these metrics. Raises UsageError if some are of ranked items and some of ratings."""
+    of_ratings = [m.name for m in metrics if m.judges == "ratings"]
+    if not of_ratings:
+        return _RankingJudge(metrics, shape, pool, n_threads)
+    others = [m.name for m in metrics if m.judges != "ratings"]
+    if others:
+        raise UsageError(f"{of_ratings[0]} is of predicted ratings and {others[0]} of ranked items; ask for one kind")
+    return RatingJudge(metrics, metric("mse"), shape[0])
 
 
 def _check_users(held_out: HeldOut) -> None:
@@ -165,25 +202,3 @@ def _threads(n_threads: int) -> Iterator[Executor | None]:
         return
     with ThreadPoolExecutor(n_threads, thread_name_prefix="recscale-rank") as pool:
         yield pool
-
-
-def _summary(tally: _Tally, names: tuple[str, ...], seconds: tuple[float, float]) -> Evaluation:
-    n_users = tally.shape[0]
-    means = {name: float(values.mean(dtype=np.float64)) for name, values in tally.per_user.items()}
-    per_user = {name: tally.per_user[name] for name in names if name in tally.per_user}
-    errors = {name: float(values.std(dtype=np.float64)) / n_users**0.5 for name, values in per_user.items()}
-    catalogue = {
-        m.name: m.compute(tally.counts[m.cutoff]) for m in tally.metrics if not m.per_user and m.cutoff is not None
-    }
-    return Evaluation(
-        n_users=n_users,
-        per_user=per_user,
-        means={name: means[name] for name in per_user},
-        standard_errors=errors,
-        catalogue=catalogue,
-        tied_target_share=tally.n_tied / n_users,
-        mrr_optimistic=means["mrr_optimistic"],
-        mrr_pessimistic=means["mrr_pessimistic"],
-        score_seconds=seconds[0],
-        rank_seconds=seconds[1],
-    )

@@ -24,7 +24,18 @@ from recscale.evaluation._ties import TieOrder, tie_order
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RankOptions", "TieOrder", "check_scores", "rank", "rank_tensor", "rank_with", "tie_order", "wait_for"]
+__all__ = [
+    "RankOptions",
+    "TieOrder",
+    "check_scores",
+    "listed_entries",
+    "rank",
+    "rank_tensor",
+    "rank_with",
+    "scores_at",
+    "tie_order",
+    "wait_for",
+]
 
 _LOW_BITS = 0xFFFFFFFF
 
@@ -80,6 +91,24 @@ def wait_for(scores: Scores) -> None:
         import torch
 
         torch.cuda.synchronize(scores.device)
+
+
+def listed_entries(items: NDArray[np.int32], matrix: sp.csr_array) -> NDArray[np.bool_]:
+    """Return which of the listed `items` (B, K) are stored entries of `matrix` (B, I): (B, K)."""
+    n_rows, n_items = matrix.shape
+    rows = np.arange(n_rows, dtype=np.int64)
+    stored = np.repeat(rows, np.diff(matrix.indptr)) * n_items + matrix.indices
+    found: NDArray[np.bool_] = np.isin(rows[:, None] * n_items + items, stored) & (items >= 0)
+    return found
+
+
+def scores_at(scores: Scores, matrix: sp.csr_array) -> NDArray[np.float32]:
+    """Return the scores (B, I) at the stored entries of `matrix` (B, I), in their order, as a numpy array."""
+    if isinstance(scores, np.ndarray):
+        found: NDArray[np.float32] = scores[np.repeat(np.arange(len(scores)), np.diff(matrix.indptr)), matrix.indices]
+        return found
+    chosen: NDArray[np.float32] = scores.detach()[_coordinates(matrix, scores.device)].cpu().numpy()
+    return chosen
 
 
 def _check_length(k: int) -> None:

@@ -21,6 +21,7 @@ from recscale.evaluation.splitting import split_fingerprint
 
 FORMAT = 1
 _MATRICES = ("train", "valid.history", "valid.target", "test.history", "test.target")
+_OPTIONAL = ("valid.disliked", "test.disliked")
 _REMEDY = "delete it and prepare the data again"
 
 
@@ -100,7 +101,10 @@ def _arrays(split: Split) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {"header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)}
     arrays |= {"items": split.items, "users": split.users}
     matrices = (split.train, split.valid.history, split.valid.target, split.test.history, split.test.target)
-    for name, matrix in zip(_MATRICES, matrices, strict=True):
+    optional = (split.valid.disliked, split.test.disliked)
+    for name, matrix in zip((*_MATRICES, *_OPTIONAL), (*matrices, *optional), strict=True):
+        if matrix is None:
+            continue
         arrays |= {f"{name}.indptr": matrix.indptr, f"{name}.indices": matrix.indices}
         arrays[f"{name}.shape"] = np.array(matrix.shape)
         if not all(bool(np.all(matrix.data[part] == 1)) for part in _entries.blocks(matrix.nnz)):
@@ -114,10 +118,11 @@ def _read(file: Mapping[str, NDArray[Any]], path: str | Path) -> Split:
     if header["format"] != FORMAT:
         raise DataError(f"the split {path} is of format {header['format']}, expected {FORMAT}; {_REMEDY}")
     train, valid_history, valid_target, test_history, test_target = (_matrix(file, name) for name in _MATRICES)
+    valid_disliked, test_disliked = (_matrix(file, name) if f"{name}.indptr" in file else None for name in _OPTIONAL)
     return Split(
         train=train,
-        valid=HeldOut(valid_history, valid_target),
-        test=HeldOut(test_history, test_target),
+        valid=HeldOut(valid_history, valid_target, valid_disliked),
+        test=HeldOut(test_history, test_target, test_disliked),
         protocol=header["protocol"],
         fingerprint=header["fingerprint"],
         items=file["items"],

@@ -1,8 +1,4 @@
-"""The protocols: who is held out, what is known of them, and what has to be found.
-
-`fold-in`       held-out users, a share of each history is to be found (Liang, Krishnan, Hoffman & Jebara 2018).
-`hold-one-out`  held-out users, the most recent or one random item is to be found (Yang et al. 2021, section 5).
-`fixed`         a published training and test file; the users are those of training (weak generalisation).
+"""The protocols at work: who is held out, what is known of them, and what has to be found.
 
 The seed of a split is an option of its protocol, `split_seed`, and no other seed reaches it: runs that differ in the
 seed of the model share one split.
@@ -11,99 +7,20 @@ seed of the model share one split.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from msgspec import Meta
 from numpy.typing import NDArray
 
-from recscale._parameters import build
-from recscale.contract import Dataset, HeldOut, Options, Split
-from recscale.errors import DataError, UnknownName, UsageError
+from recscale.contract import Dataset, HeldOut, Split
+from recscale.errors import DataError, UsageError
 from recscale.evaluation import _entries
-
-Count: TypeAlias = Annotated[int, Meta(ge=1)]
-Share: TypeAlias = Annotated[float, Meta(gt=0, lt=1)]
-Seed: TypeAlias = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # what numpy's RandomState takes
-TRAIN, TEST, VALID = 0, 1, 2  # the values of Dataset.parts
-
-
-class ProtocolOptions(Options):
-    """Base of the options of a protocol; each subclass is a frozen dataclass."""
-
-    name: ClassVar[str]
-
-
-@dataclass(frozen=True)
-class FoldIn(ProtocolOptions):
-    """Options of `fold-in`; the defaults are those of Liang et al.
-
-    `n_heldout` users are held out for the test and as many for validation: by default a tenth, at most 10,000.
-    Of a held-out user's n items int(test_share * n) are to be found; users with fewer than `min_items` items (after
-    those that no training user has are gone) have nothing to be found and are dropped.
-    """
-
-    name: ClassVar[str] = "fold-in"
-    n_heldout: Count | None = None
-    test_share: Share = 0.2
-    min_items: Count = 5
-    split_seed: Seed = 98765
-
-
-@dataclass(frozen=True)
-class HoldOneOut(ProtocolOptions):
-    """Options of `hold-one-out`.
-
-    `n_heldout` users are held out for the test and as many for validation: by default a tenth, at most 40,000, which
-    is the whole tenth of the paper's MovieLens and LastFM data (for its web data say n_heldout=10000).
-    The `target` is the most recent item (the later row of the source among equal times), a random one, or, by
-    default, the most recent where times are known and else a random one.
-    """
-
-    name: ClassVar[str] = "hold-one-out"
-    target: Literal["auto", "recent", "random"] = "auto"
-    n_heldout: Count | None = None
-    split_seed: Seed = 98765
-
-
-@dataclass(frozen=True)
-class Fixed(ProtocolOptions):
-    """Options of `fixed`.
-
-    Test users are scored by their training rows, and these are never ranked. With `mask_validation` their validation
-    items are not ranked either; without, as in the published tables, they are ranked and count as misses.
-    """
-
-    name: ClassVar[str] = "fixed"
-    mask_validation: bool = False
-
-
-PROTOCOLS: Mapping[str, type[ProtocolOptions]] = MappingProxyType(
-    {protocol.name: protocol for protocol in (FoldIn, HoldOneOut, Fixed)}
-)
-
-
-def resolve_protocol(name: str, options: Mapping[str, Any] | None = None) -> ProtocolOptions:
-    """Return the options of the protocol called `name`, checked and complete.
-
-    Raises UnknownName for a protocol or option that does not exist, UsageError for a value that does not fit.
-    """
-    if name not in PROTOCOLS:
-        raise UnknownName("protocol", name, PROTOCOLS)
-    return cast(ProtocolOptions, build(PROTOCOLS[name], name, options or {}))
-
-
-def protocol_text(options: ProtocolOptions) -> str:
-    """Return what a person would type for `options`: the name, and the options that are not the default."""
-    changed = [
-        f"{f.name}={getattr(options, f.name)}"
-        for f in fields(options)  # type: ignore[arg-type]
-        if getattr(options, f.name) != f.default
-    ]
-    return f"{options.name}[{','.join(changed)}]" if changed else options.name
+from recscale.evaluation._parts import TEST, TRAIN, VALID, Parts, filled, published, some
+from recscale.evaluation._rated import split_liked, split_ratings
+from recscale.evaluation.protocols import Fixed, FoldIn, HoldOneOut, ProtocolOptions, Ratings, protocol_text
 
 
 def split(dataset: Dataset, options: ProtocolOptions) -> Split:
@@ -131,7 +48,7 @@ def split(dataset: Dataset, options: ProtocolOptions) -> Split:
 
 def split_fingerprint(result: Split) -> str:
     """Return the SHA-256 of all arrays of a split and of its protocol."""
-    arrays = {
+    arrays: dict[str, Any] = {
         "train": result.train,
         "valid.history": result.valid.history,
         "valid.target": result.valid.target,
@@ -140,20 +57,12 @@ def split_fingerprint(result: Split) -> str:
         "items": result.items,
         "users": result.users,
     }
+    arrays |= {
+        f"{name}.disliked": part.disliked
+        for name, part in (("valid", result.valid), ("test", result.test))
+        if part.disliked is not None
+    }
     return _entries.fingerprint(arrays, header=f"{result.protocol}\n{result.dropped_users}\n")
-
-
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """A split before it has its fingerprint."""
-
-    options: ProtocolOptions
-    train: sp.csr_array
-    valid: HeldOut
-    test: HeldOut
-    items: NDArray[np.int64]
-    users: NDArray[np.int64]
-    dropped_users: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +107,15 @@ class _Held:
         return HeldOut(history, target), self.users[has_target]
 
 
-def _fold_in(dataset: Dataset, options: FoldIn) -> _Parts:
+def _fold_in(dataset: Dataset, options: FoldIn) -> Parts:
     """Split as the published code of Liang et al. does, draw for draw, if the ids sort as they do there."""
+    if options.liked is not None:
+        return split_liked(dataset, options, _fold_in_all)
+    return _fold_in_all(dataset, options)
+
+
+def _fold_in_all(dataset: Dataset, options: FoldIn) -> Parts:
+    """Split all interactions."""
     by_id = _rows_by_id(dataset)
     n_heldout = _heldout_count(dataset, options.name, options.n_heldout, most=10_000)
     ranks = np.random.RandomState(options.split_seed).permutation(len(by_id))
@@ -211,9 +127,9 @@ def _fold_in(dataset: Dataset, options: FoldIn) -> _Parts:
         held = _Held.of(dataset, users[part], items)
         return held.parted(_share_of_each(held, dataset.sequence, np.argsort(ranks[part]), options))
 
-    valid, _ = hold_out(slice(-2 * n_heldout, -n_heldout))
+    valid, valid_users = hold_out(slice(-2 * n_heldout, -n_heldout))
     test, test_users = hold_out(slice(-n_heldout, None))
-    return _Parts(options, train, valid, test, items, test_users, n_heldout - test.n_users)
+    return Parts(options, train, valid, test, items, test_users, valid_users, n_heldout - test.n_users)
 
 
 def _share_of_each(
@@ -235,7 +151,7 @@ def _share_of_each(
     return is_target
 
 
-def _hold_one_out(dataset: Dataset, options: HoldOneOut) -> _Parts:
+def _hold_one_out(dataset: Dataset, options: HoldOneOut) -> Parts:
     """Hold out random users; one item each is the target."""
     if options.target == "recent" and dataset.timestamps is None:
         raise UsageError(f"target='recent' needs times, and {dataset.name!r} has none; use target='random'")
@@ -252,9 +168,9 @@ def _hold_one_out(dataset: Dataset, options: HoldOneOut) -> _Parts:
         held = _Held.of(dataset, users[part], items)
         return held.parted(_one_of_each(held, dataset, options, generator))
 
-    valid, _ = hold_out(slice(-2 * n_heldout, -n_heldout))
+    valid, valid_users = hold_out(slice(-2 * n_heldout, -n_heldout))
     test, test_users = hold_out(slice(-n_heldout, None))
-    return _Parts(options, train, valid, test, items, test_users, n_heldout - test.n_users)
+    return Parts(options, train, valid, test, items, test_users, valid_users, n_heldout - test.n_users)
 
 
 def _one_of_each(
@@ -272,7 +188,7 @@ def _one_of_each(
     return is_target
 
 
-def _fixed(dataset: Dataset, options: Fixed) -> _Parts:
+def _fixed(dataset: Dataset, options: Fixed) -> Parts:
     """Take the published parts; the catalogue stays whole, for published figures count what training never saw.
 
     Users without a training row are no row of `train`, but are scored, with an empty history, if they have a target.
@@ -291,27 +207,10 @@ def _fixed(dataset: Dataset, options: Fixed) -> _Parts:
     known = train
     if options.mask_validation:
         known = _entries.select(matrix, (parts == TRAIN) | (parts == VALID), everyone, items)
-    valid, _ = _published(train, _entries.select(matrix, parts == VALID, everyone, items))
-    test, users = _published(known, _entries.select(matrix, parts == TEST, everyone, items))
-    return _Parts(options, _some(train, _filled(train)), valid, test, items, users, len(everyone) - len(users))
-
-
-def _published(known: sp.csr_array, wanted: sp.csr_array) -> tuple[HeldOut, NDArray[np.int64]]:
-    """Return the users that have something to be found, and their rows."""
-    users = _filled(wanted)
-    return HeldOut(_some(known, users), _some(wanted, users)), users
-
-
-def _filled(matrix: sp.csr_array) -> NDArray[np.int64]:
-    """Return the rows that hold anything."""
-    return np.flatnonzero(np.diff(matrix.indptr))
-
-
-def _some(matrix: sp.csr_array, rows: NDArray[np.int64]) -> sp.csr_array:
-    """Return `rows` of `matrix`; the matrix itself, not a copy, if that is all of them in order."""
-    if len(rows) == matrix.shape[0] and np.array_equal(rows, np.arange(len(rows))):
-        return matrix
-    return matrix[rows]
+    valid, valid_users = published(train, _entries.select(matrix, parts == VALID, everyone, items))
+    test, users = published(known, _entries.select(matrix, parts == TEST, everyone, items))
+    dropped = len(everyone) - len(users)
+    return Parts(options, some(train, filled(train)), valid, test, items, users, valid_users, dropped)
 
 
 def _rows_by_id(dataset: Dataset) -> NDArray[np.int64]:
@@ -365,6 +264,6 @@ def _train_rows(dataset: Dataset, users: NDArray[np.int64], items: NDArray[np.in
     return _entries.binary(indices, indptr, len(items), ordered=bool(np.all(np.diff(items) > 0)))
 
 
-_SPLITTERS: Mapping[type[ProtocolOptions], Callable[[Dataset, Any], _Parts]] = MappingProxyType(
-    {FoldIn: _fold_in, HoldOneOut: _hold_one_out, Fixed: _fixed}
+_SPLITTERS: Mapping[type[ProtocolOptions], Callable[[Dataset, Any], Parts]] = MappingProxyType(
+    {FoldIn: _fold_in, HoldOneOut: _hold_one_out, Fixed: _fixed, Ratings: split_ratings}
 )

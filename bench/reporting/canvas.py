@@ -86,7 +86,8 @@ def _shortened(svg: bytes) -> bytes:
 def subtitle(comparison: Comparison) -> str:
     """Return what the vertical axis of a comparison is: the main metric, and over whom it is a mean."""
     n_users = comparison.first.n_test_users
-    over = f", mean over {n_users:,} test users" if n_users else ""
+    what = "the ratings of " if comparison.first.protocol.partition("[")[0] == "ratings" else ""
+    over = f", mean over {what}{n_users:,} test users" if n_users else ""
     direction = "" if comparison.higher_is_better else " (less is better)"
     return f"{comparison.metric}{direction}{over}" if comparison.metric else ""
 

@@ -21,7 +21,9 @@ _HEADLINES: dict[str, tuple[str, ...]] = {
     "fold-in": ("ndcg@100", "recall@20", "recall@50"),
     "hold-one-out": ("mrr", "hr@50"),
     "fixed": ("recall_all@20", "ndcg@20"),
+    "ratings": ("mse", "mae"),
 }
+_LESS_IS_BETTER = frozenset({"mse", "rmse", "mae", "gini"})  # names before the @
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +170,13 @@ class Comparison:
 
 
 def compare(
-    records: Iterable[RunRecord], *, metric: str | None = None, higher_is_better: bool = True
+    records: Iterable[RunRecord], *, metric: str | None = None, higher_is_better: bool | None = None
 ) -> list[Comparison]:
     """Sort records into comparisons, by title; the order of the records does not matter.
 
     Records whose split fingerprints differ never meet. The main metric is the first one of the protocol's records,
-    or `metric`. Raises UsageError if there are no records, UnknownName if no record has `metric`.
+    or `metric`; which way it is better its name tells, unless `higher_is_better` does. Raises UsageError if there are
+    no records, UnknownName if no record has `metric`.
     """
     ordered = sorted(records, key=lambda r: (r.key, r.seed, r.started_at, canonical(r.machine)))
     if not ordered:
@@ -193,17 +196,23 @@ def compare(
         first = metric if metric in measured else main.get(members[0].protocol)
         metrics = tuple(sorted(measured, key=lambda name: name != first))
         configurations = _configurations(members, letters)
+        rises = rises_with_quality(metrics[0] if metrics else "") if higher_is_better is None else higher_is_better
         comparison = Comparison(
             title=_title(key, list(groups)),
             first=members[0],
-            configurations=_sorted(configurations, metrics[0] if metrics else None, higher_is_better),
+            configurations=_sorted(configurations, metrics[0] if metrics else None, rises),
             metrics=metrics,
-            higher_is_better=higher_is_better,
+            higher_is_better=rises,
             missing_metric=metric if measured and metric not in [None, *measured] else None,
             notes=_notes(key, list(groups)),
         )
         found.append(comparison)
     return found
+
+
+def rises_with_quality(metric: str) -> bool:
+    """Tell by the name of a metric whether more of it is better."""
+    return metric.partition("@")[0] not in _LESS_IS_BETTER
 
 
 def canonical(value: Any) -> str:

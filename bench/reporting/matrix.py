@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recscale.reporting.comparisons import Comparison, Configuration
+from recscale.reporting.comparisons import Comparison, Configuration, rises_with_quality
 from recscale.reporting.tables import NOTHING, Cell, Column, Grid, scored
 
 _NOTE = "The best configuration of each model on each data set, by the main metric, which stands first."
@@ -74,10 +74,11 @@ def _places(comparisons: Sequence[Comparison]) -> dict[str, dict[int, int]]:
 
 
 def _contest(comparison: Comparison, metric: str, members: Found) -> _Contest:
-    """Return the two best of a column; what is better is known of the main metric where less is better."""
+    """Return the two best of a column; none where it goes the other way than the main metric, of which the best are."""
     scores = [_score(found, metric) for found in members.values()]
     known = sorted({score for score in scores if score is not None}, reverse=comparison.higher_is_better)
-    is_contest = len(members) > 1 and (comparison.higher_is_better or metric == comparison.metric)
+    goes_along = metric == comparison.metric or rises_with_quality(metric) == comparison.higher_is_better
+    is_contest = len(members) > 1 and goes_along
     best, second = (*known, None, None)[:2] if is_contest else (None, None)
     return _Contest(comparison, metric, best, second)
 

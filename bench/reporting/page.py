@@ -112,7 +112,7 @@ def write_report(
     *,
     metric: str | None = None,
     formats: Sequence[str] = ("md", "html", "svg", "png"),
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
     stability: Stability = not_known,
 ) -> list[Path]:
     """Write the report of `records` into `folder` and return the files, the pages last.

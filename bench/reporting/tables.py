@@ -79,7 +79,7 @@ class _Measure:
 
 
 def build_tables(
-    records: Iterable[RunRecord], *, metric: str | None = None, higher_is_better: bool = True
+    records: Iterable[RunRecord], *, metric: str | None = None, higher_is_better: bool | None = None
 ) -> list[Table]:
     """Return one table for each data set, filter, protocol and split, sorted by the main metric.
 

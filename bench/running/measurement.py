@@ -160,17 +160,18 @@ class Measurement:
         write_whole(self.folder / FITTED_FILE, msgspec.json.encode(fitted))
 
     def _evaluate(self, model: Any, test: Any, context: Any) -> None:
-        """Score and rank for the held-out users."""
+        """Score for the held-out users, and rank the items or compare the ratings."""
         from recscale.evaluation.evaluate import evaluate
 
         job, outcome = self.job, self.outcome
         self.phase.reporter.begin("warm-up")
-        evaluate(model.score, _first(test), job.metrics, n_threads=job.n_threads)
+        # one user alone: one call compiles and loads whatever scoring needs
+        evaluate(model.score, test.some(slice(0, 1)), job.metrics, n_threads=job.n_threads)
         with self.phase("score"):
             result = evaluate(model.score, test, job.metrics, n_threads=job.n_threads, progress=context.progress)
         outcome["users_per_second"] = test.n_users / self.phase.meter.phases["score"].wall_seconds
         outcome["metrics"], outcome["standard_errors"] = result.metrics, result.standard_errors
-        outcome["tied_target_share"] = result.tied_target_share
+        outcome["tied_target_share"] = result.tied_target_share  # None where nothing was ranked, as are the next two
         outcome.update(mrr_optimistic=result.mrr_optimistic, mrr_pessimistic=result.mrr_pessimistic)
         outcome.update(scoring_seconds=result.score_seconds, ranking_seconds=result.rank_seconds)
         if result.ties_matter:
@@ -259,11 +260,6 @@ def _warm_up(model: Any, context: Any) -> None:
 
 def _ignore(name: str, step: int, value: float) -> None:
     """Log nothing."""
-
-
-def _first(held_out: Any) -> Any:
-    """Return the first held-out user alone: one call compiles and loads whatever scoring needs."""
-    return type(held_out)(held_out.history[:1], held_out.target[:1])
 
 
 def _ready_device(job: Job) -> None:

@@ -16,8 +16,9 @@ from recscale._parameters import build
 from recscale.contract import Dataset, DatasetSpec, Filter, Shape
 from recscale.errors import DataError
 from recscale.evaluation.filtering import apply_filter
+from recscale.evaluation.protocols import resolve_protocol
 from recscale.evaluation.split_file import save_names, save_split
-from recscale.evaluation.splitting import resolve_protocol, split
+from recscale.evaluation.splitting import split
 from recscale.running.job import Data, Prepared, Source
 
 
@@ -115,6 +116,6 @@ def without_verification(options: dict[str, Any]) -> bool:
 def _own_code() -> str:
     digest = hashlib.sha256()
     evaluation = Path(__file__).parent.parent / "evaluation"
-    for name in ("_entries.py", "filtering.py", "splitting.py", "split_file.py"):
-        digest.update((evaluation / name).read_bytes())
+    for name in ("_entries", "_parts", "_rated", "filtering", "protocols", "split_file", "splitting"):
+        digest.update((evaluation / f"{name}.py").read_bytes())
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from recscale._parameters import build, convert_option, option_types
 from recscale.contract import Filter
 from recscale.errors import UnknownName, UsageError
 from recscale.evaluation.filtering import NAMED_FILTERS, resolve_filter
-from recscale.evaluation.splitting import ProtocolOptions, protocol_text, resolve_protocol
+from recscale.evaluation.protocols import ProtocolOptions, protocol_text, resolve_protocol
 from recscale.running.job import Data
 
 _REFERENCE = re.compile(r"^\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*$", re.DOTALL)
@@ -84,10 +84,9 @@ def resolve_data(dataset: str | Mapping[str, Any], protocol: str, plugins: list[
     given = {key: _single(written, key, value) for key, value in values.items()}
     own, rules = _divide(name, given, option_types(spec.source))
     held = _protocol(protocol)
-    is_fixed = held.name == "fixed"
-    if is_fixed and not spec.has_fixed_split:
+    if held.name == "fixed" and not spec.has_fixed_split:
         raise UsageError(f"{name} has no published split; use --protocol fold-in or hold-one-out")
-    filter_name = str(rules.pop("filter", "none" if is_fixed or rules else spec.filter))
+    filter_name = str(rules.pop("filter", "none" if held.takes_everything or rules else spec.filter))
     rule = resolve_filter(filter_name, rules)
     source = build(spec.source, name, own)
     shown = without_defaults(source) | _filter_text(rule)

@@ -12,10 +12,11 @@ import yaml
 
 from recscale import registry
 from recscale._parameters import build
-from recscale.abilities import Shrinkable
+from recscale.abilities import PredictsRatings, Shrinkable
 from recscale.contract import Model, ModelSpec, Shape
 from recscale.errors import Skipped, UnknownName, UsageError
-from recscale.evaluation.metrics import DEFAULT_METRICS, metric
+from recscale.evaluation.metrics import DEFAULT_METRICS, check_metrics
+from recscale.evaluation.protocols import resolve_protocol
 from recscale.measuring.budget import Budget, parse_bytes, parse_seconds
 from recscale.measuring.machine import torch_device
 from recscale.running.job import Data, Job, Prepared
@@ -27,7 +28,7 @@ QUICK_SIZES = 3
 
 
 class Suite(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What to run. In `models`, a list of values is a grid; no models at all means every model.
+    """What to run. In `models`, a list of values is a grid; no models at all means every model that fits the protocol.
 
     With a `profile`, and always where no models are named, a model without options runs over its sizes.
     """
@@ -81,13 +82,12 @@ def all_data(suite: Suite) -> list[Data]:
 
 def check_suite(suite: Suite) -> None:
     """Check everything that can be checked without reading data. Raises UsageError or UnknownName."""
-    for names in (suite.metrics, *(DEFAULT_METRICS[d.protocol] for d in all_data(suite))):
-        for name in names:
-            metric(name)
+    for data in all_data(suite):
+        check_metrics(suite.metrics, resolve_protocol(data.protocol, data.protocol_options))
+        _configurations(suite, data)
     if suite.jobs < 1 or not suite.seeds:
         raise UsageError("at least one job at a time and at least one seed are needed")
     suite.limits()
-    _configurations(suite)
 
 
 def expand(suite: Suite, data: Data, prepared: Prepared) -> list[Job]:
@@ -96,7 +96,7 @@ def expand(suite: Suite, data: Data, prepared: Prepared) -> list[Job]:
     n_threads = max(1, len(os.sched_getaffinity(0)) // suite.jobs)
     metrics = suite.metrics or list(DEFAULT_METRICS[data.protocol])
     jobs = []
-    for entry, spec, model in _configurations(suite):
+    for entry, spec, model in _configurations(suite, data):
         estimate = spec.estimate(model, shape) if spec.estimate else None
         device, unavailable = _device(suite.device, spec)
         for seed in suite.seeds:
@@ -139,23 +139,41 @@ def _family(spec: ModelSpec, model: Model, run: str) -> str | None:
     return f"{type(model).__qualname__} {sorted(parameters.items())} {run}"
 
 
-def _configurations(suite: Suite) -> list[tuple[registry.Entry, ModelSpec, Model]]:
-    return [(entry, spec, build(spec.model, entry.name, options)) for entry, spec, options in combinations(suite)]
+def _configurations(suite: Suite, data: Data) -> list[tuple[registry.Entry, ModelSpec, Model]]:
+    return [(entry, spec, build(spec.model, entry.name, options)) for entry, spec, options in combinations(suite, data)]
 
 
-def combinations(suite: Suite) -> list[tuple[registry.Entry, ModelSpec, dict[str, Any]]]:
-    """Return each model with each combination of the options that the suite gives it. Raises UnknownName."""
+def combinations(suite: Suite, data: Data) -> list[tuple[registry.Entry, ModelSpec, dict[str, Any]]]:
+    """Return each model with each combination of the options that the suite gives it.
+
+    Where the suite names no models, those that the protocol of `data` is for. Raises UnknownName, and UsageError for a
+    named model that it is not for.
+    """
     known = registry.entries("model", suite.plugins)
+    wants_ratings = "ratings" in resolve_protocol(data.protocol, data.protocol_options).judged
     found = []
     for written in suite.models or known:
         name, options = parse_reference(written)
         name = registry.canonical_name("model", name)
         entry = registry.find("model", name, suite.plugins)
         spec = registry.model_spec(name, suite.plugins)
+        if isinstance(spec.model(), PredictsRatings) != wants_ratings:
+            if not suite.models:
+                continue
+            raise UsageError(_misfit(name, data, suite.plugins))
         if not options and (suite.profile or not suite.models):
             options = _sizes(spec, suite.profile or "standard")
         found += [(entry, spec, combination) for combination in grid(options)]
     return found
+
+
+def _misfit(name: str, data: Data, plugins: list[str]) -> str:
+    """Say why a model and a protocol do not go together."""
+    if "ratings" not in resolve_protocol(data.protocol, data.protocol_options).judged:
+        return f"{name} predicts ratings, and {data.protocol_text} keeps none; use --protocol ratings"
+    others = registry.entries("model", plugins)
+    takes = [other for other in others if isinstance(registry.model_spec(other, plugins).model(), PredictsRatings)]
+    return f"{name} predicts no ratings; the protocol ratings takes {', '.join(takes)}"
 
 
 def _sizes(spec: ModelSpec, profile: Profile) -> dict[str, list[Any]]:

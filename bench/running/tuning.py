@@ -18,13 +18,14 @@ from msgspec import Meta
 
 from recscale.contract import Choice, ModelSpec, Options, Range
 from recscale.errors import MissingExtra, UsageError
-from recscale.evaluation.metrics import DEFAULT_METRICS, metric
+from recscale.evaluation.metrics import DEFAULT_METRICS, check_metrics, metric
+from recscale.evaluation.protocols import resolve_protocol
 from recscale.records.record import RunRecord
 from recscale.records.store import Store
 from recscale.running.job import Data, Job, Prepared
 from recscale.running.references import text_of
 from recscale.running.runner import Display, Overwrite, Runner
-from recscale.running.suite import Suite, combinations, expand
+from recscale.running.suite import Suite, all_data, combinations, expand
 
 N_TRIALS = 20
 N_RANDOM = 5  # trials that come to an end before the sampler learns from them
@@ -125,7 +126,8 @@ class Tuner:
         time, UnknownName for the metric, and what Runner raises.
         """
         if self.options.metric is not None:
-            metric(self.options.metric)
+            for data in all_data(self.suite):
+                check_metrics([self.options.metric], resolve_protocol(data.protocol, data.protocol_options))
         if self.suite.jobs != 1:
             raise UsageError("the trials of a study follow from those before: they run one at a time, with --jobs 1")
         _optuna()
@@ -153,12 +155,9 @@ class Tuner:
         splits, suite = runner.prepare(), runner.budgeted()
         for data, prepared in splits:
             if not prepared.n_valid_users:
-                raise UsageError(
-                    f"{data.text}, {data.protocol_text} has no validation users to tune on; use --protocol fold-in or"
-                    " hold-one-out"
-                )
+                raise UsageError(_nothing_to_tune_on(data))
             by = self.options.metric or (suite.metrics or DEFAULT_METRICS[data.protocol])[0]
-            for entry, spec, given in combinations(suite):
+            for entry, spec, given in combinations(suite, data):
                 told = (data.text, data.protocol_text, text_of(entry.name, given))
                 found.setdefault(told, _Subject(suite, data, prepared, spec, entry.name, given, by))
         return list(found.values())
@@ -211,6 +210,14 @@ class Tuner:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
             else:
                 study.tell(trial, value)
+
+
+def _nothing_to_tune_on(data: Data) -> str:
+    """Say what a split without validation users lacks."""
+    kind, remedy = "users", "fold-in or hold-one-out"
+    if "valid_share" in data.protocol_options:
+        kind, remedy = "ratings", f"'{data.protocol}[valid_share=0.1]'"
+    return f"{data.text}, {data.protocol_text} has no validation {kind} to tune on; use --protocol {remedy}"
 
 
 def _jobs(subject: _Subject, options: Mapping[str, Any], *, is_trial: bool = False) -> list[Job]:

@@ -1,4 +1,4 @@
-"""A small planted data set with a known answer, on which any model can be tried."""
+"""Small planted data sets with a known answer, on which any model can be tried."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ N_ITEMS = N_BLOCKS * ITEMS_PER_BLOCK + 1  # the last item is one that nobody has
 N_TRAIN_USERS = 240
 N_HELD_OUT_USERS = 96
 N_TARGETS = 2
+RATED_SHARE = 0.5  # of all pairs, half of them to be predicted
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,41 @@ def planted_board(seed: int = 0) -> Board:
     return Board(_matrix([*train, one_item, nothing]), _matrix(history), _matrix(target))
 
 
+def rating_board(seed: int = 0) -> Board:
+    """Draw a board of ratings: integers from 0 to 5, a 0 stored like any other, as many to be predicted as known.
+
+    A rating is the sum of how good the item is, how kind the user, and .8 more within the user's own block, with noise
+    of .5. Rows are as on the other board: two training rows with one rating and none, a history without and one of one.
+    """
+    rng = np.random.default_rng(seed)
+    quality, n_users = rng.normal(2.0, 1.0, N_ITEMS), N_TRAIN_USERS + N_HELD_OUT_USERS
+    own = np.arange(n_users)[:, None] % N_BLOCKS == np.arange(N_ITEMS) // ITEMS_PER_BLOCK
+    exact = quality + rng.normal(0.0, 0.7, n_users)[:, None] + 0.8 * own + rng.normal(0.0, 0.5, (n_users, N_ITEMS))
+    ratings = np.clip(np.rint(exact), 0, 5).astype(np.float32)
+    kept = rng.random(ratings.shape)
+    kept[:, -1] = 1.0
+    known, wanted = kept < RATED_SHARE / 2, (kept >= RATED_SHARE / 2) & (kept < RATED_SHARE)
+    known[N_TRAIN_USERS - 2 : N_TRAIN_USERS + 2] = False
+    wanted[N_TRAIN_USERS : N_TRAIN_USERS + 2] = False
+    known[[N_TRAIN_USERS - 2, N_TRAIN_USERS + 1], ITEMS_PER_BLOCK] = True
+    held_out = slice(N_TRAIN_USERS, None)
+    trained = (known | wanted)[:N_TRAIN_USERS]
+    trained[N_TRAIN_USERS - 2 :] = known[N_TRAIN_USERS - 2 : N_TRAIN_USERS]
+    return Board(
+        _rated(ratings[:N_TRAIN_USERS], trained),
+        _rated(ratings[held_out], known[held_out]),
+        _rated(ratings[held_out], wanted[held_out]),
+    )
+
+
+def unexplained(scores: NDArray[np.float32], board: Board) -> float:
+    """Return the mean squared error of the predicted ratings, as a share of that of the mean training rating."""
+    users = np.repeat(np.arange(scores.shape[0]), np.diff(board.target.indptr))
+    given = board.target.data.astype(np.float64)
+    errors, deviations = scores[users, board.target.indices] - given, board.train.data.mean() - given
+    return float((errors @ errors) / (deviations @ deviations))
+
+
 def placement(scores: NDArray[np.float32], board: Board) -> float:
     """Return the mean share of a user's unknown items that score below a target: 0.5 at random, 1 at best.
 
@@ -71,6 +107,12 @@ def _draw_user(rng: np.random.Generator, block: int) -> NDArray[np.int64]:
     elsewhere = rng.integers(0, N_BLOCKS * ITEMS_PER_BLOCK, size=max(0, n_items - n_own))
     items = np.concatenate([own + block * ITEMS_PER_BLOCK, elsewhere]).astype(np.int64)
     return rng.permutation(np.unique(items))
+
+
+def _rated(ratings: NDArray[np.float32], chosen: NDArray[np.bool_]) -> sp.csr_array:
+    """Return the chosen ratings, zeros too, as a (U, I) matrix with sorted indices."""
+    starts = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))]).astype(np.int32)
+    return sp.csr_array((ratings[chosen], np.nonzero(chosen)[1].astype(np.int32), starts), shape=ratings.shape)
 
 
 def _matrix(rows: list[NDArray[np.int64]]) -> sp.csr_array:

@@ -1,21 +1,17 @@
 """What every model must do, as checks that the author of a plug-in can run too.
 
 `check(...)` runs them all and returns what came of each, `assert_conforms(...)` raises for use in a test. A model is
-fitted about ten times on a planted board of 240 users and 81 items, with its default hyper-parameters.
+fitted about ten times on a planted board of 240 users and 81 items, with its default hyper-parameters; a model that
+predicts ratings, on a board of ratings.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import io
 import itertools
-import os
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +21,11 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from recscale.abilities import Shrinkable
+from recscale.abilities import PredictsRatings, Shrinkable
 from recscale.contract import Choice, FitContext, Model, ModelSpec, Range, Shape
 from recscale.errors import DeadlineExceeded, ModelError, Skipped, UsageError
-from recscale.testing.board import Board, placement, planted_board
+from recscale.testing._printed import captured
+from recscale.testing.board import Board, placement, planted_board, rating_board, unexplained
 
 # what the rounding of a float32 product may differ by between two shapes of a batch, as a share of the largest score
 BATCH_TOLERANCE = 1e-5
@@ -36,6 +33,7 @@ BATCH_TOLERANCE = 1e-5
 HEADER_BYTES_PER_ARRAY = 512
 HEADER_BYTES_PER_FILE = 4096  # the hyper-parameters and the end of the archive
 LEAST_PLACEMENT = 0.57  # a random ranking reaches this on less than one board in a thousand
+MOST_UNEXPLAINED = 0.9  # of the squared error of the mean: what any use of the data brings it below
 KNOWN_DEVICES = ("cpu", "cuda")
 
 
@@ -94,9 +92,17 @@ class _Trial:
     spec: ModelSpec
     seed: int
 
+    @property
+    def predicts_ratings(self) -> bool:
+        return isinstance(self.spec.model(), PredictsRatings)
+
+    def drawn(self) -> Board:
+        """Return the board, drawn once more."""
+        return rating_board(self.seed) if self.predicts_ratings else planted_board(self.seed)
+
     @cached_property
     def board(self) -> Board:
-        return planted_board(self.seed)
+        return self.drawn()
 
     @property
     def context(self) -> FitContext:
@@ -211,7 +217,7 @@ def _does_not_depend_on_the_batch(trial: _Trial) -> str:
 
 
 def _leaves_its_input_alone(trial: _Trial) -> str:
-    board = planted_board(trial.seed)
+    board = trial.drawn()
     model = trial.spec.model().fit(board.train, trial.context)
     _demand(_same_bytes(board.train, trial.board.train), "fit changed the training matrix")
     model.score(board.history)
@@ -303,45 +309,18 @@ def _scaled(spec: ModelSpec) -> list[Any]:
 
 
 def _prints_nothing(trial: _Trial) -> str:
-    with _captured() as read:
+    with captured() as read:
         trial.fit().score(trial.board.history)
     printed = read()
     _demand(not printed, f"it printed {printed[:80]!r}; report through context.log instead")
     return "nothing on stdout or stderr"
 
 
-@contextlib.contextmanager
-def _captured() -> Iterator[Callable[[], str]]:
-    """Catch what Python and what compiled code print; yield a function that returns it afterwards."""
-    text, kept = io.StringIO(), [os.dup(1), os.dup(2)]
-    with tempfile.TemporaryFile() as file:
-        _flush()
-        for descriptor in (1, 2):
-            os.dup2(file.fileno(), descriptor)
-        try:
-            with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-                yield lambda: text.getvalue() + raw[0]
-        finally:
-            _flush()
-            for descriptor, saved in zip((1, 2), kept, strict=True):
-                os.dup2(saved, descriptor)
-                os.close(saved)
-            file.seek(0)
-            raw = [file.read().decode(errors="replace")]
-
-
-def _flush() -> None:
-    """Empty the buffers of Python and of the C library."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    ctypes.CDLL(None).fflush(None)
-
-
 def _takes_other_matrices(trial: _Trial) -> str:
     train, history = trial.board.train, trial.board.history
     for dtype in (np.float64, np.int64):
         model = trial.spec.model().fit(sp.csr_matrix(train, dtype=dtype), trial.context)  # type: ignore[arg-type]
-        scores = _numpy(model.score(_shuffled(sp.csr_matrix(history, dtype=dtype))))  # type: ignore[arg-type]
+        scores = _numpy(model.score(_shuffled(sp.csr_matrix(history, dtype=dtype, copy=True))))  # type: ignore[arg-type]
         difference = _difference(trial.scores, scores)
         _demand(difference <= BATCH_TOLERANCE, f"a csr_matrix of {dtype.__name__} moves scores by {difference:.1e}")
     return "csr_matrix of float64 and int64, with unsorted columns, gives the same scores"
@@ -371,7 +350,25 @@ def _heeds_its_deadline(trial: _Trial) -> str:
     return "a fit without steps finishes although the deadline has passed"
 
 
+def _takes_a_zero_for_a_rating(trial: _Trial) -> str:
+    if not trial.predicts_ratings:
+        return "it ranks, and takes every stored entry for an interaction"
+    board = trial.board
+    without = [matrix.copy() for matrix in (board.train, board.history)]
+    for matrix in without:
+        matrix.eliminate_zeros()
+    trained, asked = trial.spec.model().fit(without[0], trial.context), trial.fitted
+    for model, history, what in ((trained, board.history, "training"), (asked, without[1], "history")):
+        differs = not np.array_equal(trial.scores, _numpy(model.score(history)))
+        _demand(differs, f"ratings of 0 in the {what} change nothing: canonical(..., keep_zeros=True) keeps them")
+    return "ratings of 0 are taken for ratings"
+
+
 def _finds_what_was_planted(trial: _Trial) -> str:
+    if trial.predicts_ratings:
+        left = unexplained(trial.scores, trial.board)
+        _demand(left <= MOST_UNEXPLAINED, f"{left:.3f} of the squared error of the mean rating is left, expected .9")
+        return f"{left:.3f} of the squared error of the mean rating is left"
     share = placement(trial.scores, trial.board)
     _demand(share >= LEAST_PLACEMENT, f"targets beat {share:.3f} of the other items; a random ranking .5, expected .57")
     return f"targets beat {share:.3f} of the other items, a random ranking .5"
@@ -393,5 +390,6 @@ _CHECKS: dict[str, Callable[[_Trial], str]] = {
     "it prints nothing": _prints_nothing,
     "it takes other matrices": _takes_other_matrices,
     "it heeds its deadline": _heeds_its_deadline,
+    "it takes a zero for a rating": _takes_a_zero_for_a_rating,
     "it finds what was planted": _finds_what_was_planted,
 }

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 import recscale
-from recscale.contract import canonical
+from recscale.contract import HeldOut, canonical
 from recscale.errors import DataError, NotFitted, UsageError
 
 
@@ -62,3 +62,24 @@ def test_a_model_that_is_not_fitted_says_so(name):
     assert not hasattr(model, "weights_")
     with pytest.raises(AttributeError, match="no attribute 'wieghts'"):
         model.wieghts  # noqa: B018
+
+
+def test_zeros_are_kept_where_they_are_ratings_and_nothing_else_changes():
+    unsorted = sp.csr_array((np.array([3.0, 0.0, 1.0]), np.array([2, 0, 1]), np.array([0, 2, 3])), shape=(2, 3))
+
+    kept, dropped = canonical(unsorted, keep_zeros=True), canonical(unsorted)
+
+    assert kept.indices.tolist() == [0, 2, 1] and kept.data.tolist() == [0, 3, 1] and kept.dtype == np.float32
+    assert dropped.nnz == 2
+    assert canonical(kept, keep_zeros=True) is not unsorted and unsorted.indices.tolist() == [2, 0, 1]
+
+
+def test_some_held_out_users_come_with_all_that_is_known_of_them():
+    rows = sp.csr_array(np.eye(4, 6, dtype=np.float32))
+    held_out = HeldOut(rows, 2 * rows, 3 * rows)
+
+    part = held_out.some(slice(1, 3))
+
+    for matrix, factor in ((part.history, 1), (part.target, 2), (part.disliked, 3)):
+        np.testing.assert_array_equal(matrix.toarray(), factor * np.eye(4, 6)[1:3])
+    assert HeldOut(rows, rows).some(slice(0, 1)).disliked is None

@@ -8,13 +8,15 @@ import scipy.sparse as sp
 
 from recscale.contract import Ranking
 from recscale.errors import UnknownName, UsageError
-from recscale.evaluation.metrics import DEFAULT_METRICS, METRIC_NAMES, metric
+from recscale.evaluation.metrics import DEFAULT_METRICS, METRIC_NAMES, check_metrics, metric
+from recscale.evaluation.protocols import resolve_protocol
 from recscale.evaluation.ranking import rank
+from recscale.reporting.comparisons import rises_with_quality
 
 LOG3 = math.log2(3)
 
 
-def _ranking(hits, n_targets, first_rank, *, n_nonzero=10, n_items=20):
+def _ranking(hits, n_targets, first_rank, *, n_nonzero=10, n_items=20, disliked=(0, 0, 0, 0, 0)):
     """Return the ranking of one user from a list of 0 and 1."""
     first = np.array([first_rank])
     return Ranking(
@@ -26,6 +28,7 @@ def _ranking(hits, n_targets, first_rank, *, n_nonzero=10, n_items=20):
         first_rank_pessimistic=first + 2,
         n_nonzero=np.array([n_nonzero]),
         n_items=n_items,
+        disliked=np.array([disliked], dtype=bool),
     )
 
 
@@ -34,6 +37,7 @@ TWO_OF_FOUR = _ranking([0, 1, 1, 0, 0], n_targets=4, first_rank=2)
 # A user with one target, at rank 7, beyond the list.
 MISSED = _ranking([0, 0, 0, 0, 0], n_targets=1, first_rank=7)
 ALL_FIRST = _ranking([1, 1, 0, 0, 0], n_targets=2, first_rank=1)
+ONE_DISLIKED = _ranking([0, 1, 1, 0, 0], n_targets=4, first_rank=2, disliked=[1, 0, 0, 0, 0])
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,10 @@ ALL_FIRST = _ranking([1, 1, 0, 0, 0], n_targets=2, first_rank=1)
         ("recall_all@3", TWO_OF_FOUR, 2 / 4),
         ("precision@2", TWO_OF_FOUR, 1 / 2),
         ("precision@5", TWO_OF_FOUR, 2 / 5),
+        ("rated_precision@1", ONE_DISLIKED, 0),
+        ("rated_precision@2", ONE_DISLIKED, 1 / 2),
+        ("rated_precision@5", ONE_DISLIKED, 2 / 3),
+        ("rated_precision@5", MISSED, 0),
         ("hr@1", TWO_OF_FOUR, 0),
         ("hr@2", TWO_OF_FOUR, 1),
         ("hr@6", MISSED, 0),
@@ -101,6 +109,35 @@ def test_a_cutoff_beyond_the_list_counts_what_is_listed(base):
     assert value == pytest.approx(2 / cutoff if base == "precision@k" else 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "written", "reason"),
+    [
+        ("mse", "fold-in", "the metric mse is of predicted ratings, and fold-in ranks items; use --protocol ratings"),
+        ("recall@9", "ratings", "the metric recall@9 is of ranked items, and ratings predicts ratings; it has mse"),
+        ("rated_precision@5", "fold-in", r"needs to know what was rated too low .* 'fold-in\[liked=4\]'"),
+        ("rated_precision@5", "hold-one-out", r"use --protocol 'fold-in\[liked=4\]'"),
+        ("rated_precision@5", "ratings", "is of ranked items"),
+    ],
+)
+def test_a_metric_of_what_a_protocol_does_not_judge_is_refused(name, written, reason):
+    with pytest.raises(UsageError, match=reason):
+        check_metrics([name], resolve_protocol(written))
+
+
+def test_a_protocol_takes_its_own_metrics_and_fold_in_with_liked_those_of_rated_items_too():
+    for name, metrics in DEFAULT_METRICS.items():
+        check_metrics(metrics, resolve_protocol(name))
+    check_metrics(["rated_precision@5", "recall@20"], resolve_protocol("fold-in", {"liked": 4}))
+    with pytest.raises(UnknownName, match="mse"):
+        check_metrics(["mze"], resolve_protocol("ratings"))
+
+
+def test_reports_know_of_every_metric_which_way_is_better():
+    for written in METRIC_NAMES:
+        name = written.replace("@k", "@5")
+        assert rises_with_quality(name) == metric(name).higher_is_better, name
+
+
 def test_the_name_the_label_and_the_cutoff_agree():
     found = metric("ndcg@100")
 
@@ -128,7 +165,7 @@ def test_a_cutoff_where_none_belongs_is_refused():
 def test_the_default_metrics_of_every_protocol_exist():
     names = {name for names in DEFAULT_METRICS.values() for name in names}
 
-    assert set(DEFAULT_METRICS) == {"fold-in", "hold-one-out", "fixed"}
+    assert set(DEFAULT_METRICS) == {"fold-in", "hold-one-out", "fixed", "ratings"}
     assert {metric(name).name for name in names} == names
 
 

@@ -10,8 +10,9 @@ import scipy.sparse as sp
 
 from recscale.contract import Dataset
 from recscale.errors import DataError, StoreError
+from recscale.evaluation.protocols import Fixed, FoldIn, HoldOneOut, Ratings
 from recscale.evaluation.split_file import load_split, save_split
-from recscale.evaluation.splitting import Fixed, FoldIn, HoldOneOut, split
+from recscale.evaluation.splitting import split
 
 
 def make_dataset():
@@ -55,6 +56,33 @@ def test_numbers_other_than_one_come_back_too(tmp_path):
     save_split(weighted, tmp_path / "split.npz")
 
     assert np.array_equal(load_split(tmp_path / "split.npz").train.toarray(), weighted.train.toarray())
+
+
+def test_ratings_come_back_and_zeros_among_them_are_not_lost(tmp_path):
+    dataset = make_dataset()
+    ratings = (np.arange(dataset.interactions.nnz) % 6 / 2).astype(np.float32)  # 0 to 2.5
+    expected = split(replace(dataset, ratings=ratings), Ratings(valid_share=0.2))
+
+    save_split(expected, tmp_path / "split.npz")
+    result = load_split(tmp_path / "split.npz", verify=True)
+
+    for got, wanted in zip(parts_of(result), parts_of(expected), strict=True):
+        assert np.array_equal(got.data, wanted.data) and np.array_equal(got.indices, wanted.indices)
+        assert (got.data == 0).any()
+
+
+def test_disliked_items_come_back_and_without_them_there_are_none(tmp_path):
+    dataset = make_dataset()
+    rated = replace(dataset, ratings=(np.arange(dataset.interactions.nnz) % 5).astype(np.float32))
+    expected = split(rated, FoldIn(liked=2))
+
+    save_split(expected, tmp_path / "split.npz")
+    save_split(split(dataset, FoldIn()), tmp_path / "plain.npz")
+    result = load_split(tmp_path / "split.npz", verify=True)
+
+    for got, wanted in ((result.test, expected.test), (result.valid, expected.valid)):
+        assert wanted.disliked.nnz and np.array_equal(got.disliked.toarray(), wanted.disliked.toarray())
+    assert load_split(tmp_path / "plain.npz", verify=True).test.disliked is None
 
 
 def test_a_file_that_stands_there_is_replaced_and_nothing_is_left_beside_it(tmp_path):

@@ -13,14 +13,8 @@ import scipy.sparse as sp
 
 from recscale.contract import Dataset
 from recscale.evaluation import _entries
-from recscale.evaluation.splitting import (
-    Fixed,
-    FoldIn,
-    HoldOneOut,
-    protocol_text,
-    split,
-    split_fingerprint,
-)
+from recscale.evaluation.protocols import Fixed, FoldIn, HoldOneOut, protocol_text
+from recscale.evaluation.splitting import split, split_fingerprint
 
 
 def make_dataset(n_users=80, n_items=50, seed=0, **changes):

@@ -10,15 +10,15 @@ import scipy.sparse as sp
 
 from recscale.contract import Dataset
 from recscale.errors import DataError, UnknownName, UsageError
-from recscale.evaluation.splitting import (
+from recscale.evaluation.protocols import (
     PROTOCOLS,
     Fixed,
     FoldIn,
     HoldOneOut,
     protocol_text,
     resolve_protocol,
-    split,
 )
+from recscale.evaluation.splitting import split
 
 
 def make_dataset(n_users=80, n_items=50, seed=0, **changes):
@@ -110,7 +110,7 @@ def test_protocols_are_resolved_by_name_with_options_from_text():
 
     assert options == FoldIn(n_heldout=600, test_share=0.25)
     assert resolve_protocol("hold-one-out") == HoldOneOut()
-    assert set(PROTOCOLS) == {"fold-in", "hold-one-out", "fixed"}
+    assert set(PROTOCOLS) == {"fold-in", "hold-one-out", "fixed", "ratings"}
 
 
 def test_the_text_of_a_protocol_names_what_differs_from_the_default():

@@ -1,7 +1,7 @@
 import os
 import time
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -210,7 +210,7 @@ def test_a_sound_model_passes_every_check():
     results = check(SOUND)
 
     assert [result for result in results if not result.passed] == []
-    assert len(results) == 16
+    assert len(results) == 17
 
 
 @pytest.mark.parametrize(("model", "name"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
@@ -318,3 +318,68 @@ def test_sparse_states_are_counted_too():
             return (canonical(history)[:, : self.weights_.shape[0]] @ self.weights_).toarray()
 
     assert all(result.passed for result in check(replace(SOUND, model=Sparse)))
+
+
+class Means(Model):
+    """Predict the mean of an item and half of what the user gives more than that."""
+
+    scores_are_ratings: ClassVar[Literal[True]] = True
+
+    def fit(self, train, context=FitContext()):
+        ratings = canonical(train, keep_zeros=True)
+        sums, counts = (np.bincount(ratings.indices, w, ratings.shape[1]) for w in (ratings.data, None))
+        self.means_ = ((sums + ratings.data.mean()) / (counts + 1)).astype(np.float32)
+        return self
+
+    def score(self, history):
+        ratings = canonical(history, keep_zeros=True)
+        known = sp.csr_array(
+            (ratings.data - self.means_[ratings.indices], ratings.indices, ratings.indptr), ratings.shape
+        )
+        counts = np.maximum(np.diff(ratings.indptr), 1)
+        return (self.means_ + np.asarray(known.sum(axis=1)).reshape(-1, 1) / counts[:, None] / 2).astype(np.float32)
+
+    def state(self):
+        return {"means": self.means_}
+
+    def load_state(self, state):
+        self.means_ = state["means"]
+        return self
+
+
+class TrainsWithoutZeros(Means):
+    def fit(self, train, context=FitContext()):
+        return super().fit(canonical(train), context)
+
+
+class AsksWithoutZeros(Means):
+    def score(self, history):
+        return super().score(canonical(history))
+
+
+class PredictsTheMean(Means):
+    def fit(self, train, context=FitContext()):
+        super().fit(train, context)
+        self.means_[:] = train.data.mean()
+        return self
+
+    def score(self, history):
+        return np.tile(self.means_, (history.shape[0], 1))
+
+
+def test_a_model_that_predicts_ratings_is_tried_on_ratings():
+    assert_conforms(replace(SOUND, model=dataclass(Means), size_knob=None, sizes=(), space={}))
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "reason"),
+    [
+        (TrainsWithoutZeros, "it takes a zero for a rating", "ratings of 0 in the training change nothing"),
+        (AsksWithoutZeros, "it takes a zero for a rating", "ratings of 0 in the history change nothing"),
+        (PredictsTheMean, "it finds what was planted", "of the squared error of the mean rating is left"),
+    ],
+)
+def test_a_model_that_misreads_ratings_fails_the_check_that_is_meant_for_it(model, name, reason):
+    results = {r.name: r for r in check(replace(SOUND, model=dataclass(model), size_knob=None, sizes=(), space={}))}
+
+    assert not results[name].passed and reason in results[name].detail
