@@ -20,6 +20,15 @@ def frozen_garbage():
     gc.unfreeze()
 
 
+@pytest.fixture
+def one_torch_thread():
+    """Take one thread for what a test does with torch itself: tables this small are slower on two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def random_rows():
     """Make rows of which the second is empty and the third has everything."""

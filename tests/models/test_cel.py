@@ -3,7 +3,6 @@ import time
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import torch
 
 from recscale.checkpoint import Checkpoint
 from recscale.contract import FitContext, HeldOut, Shape
@@ -12,16 +11,10 @@ from recscale.models.cel import CEL, SPEC
 from recscale.models.popularity import Popularity
 from recscale.testing.board import placement, planted_board
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 ALONE = FitContext(n_threads=1)
 FAST = {"factors": 6, "clusters": 7, "epochs": 4}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def random_rows(n_users=30, n_items=20, seed=0, density=0.3):

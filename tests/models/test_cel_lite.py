@@ -15,16 +15,10 @@ from recscale.models.cel_lite import SPEC, CELLite
 from recscale.models.popularity import Popularity
 from recscale.testing.board import placement, planted_board
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 ALONE = FitContext(n_threads=1)
 FAST = {"factors": 5, "clusters": 6, "epochs": 4, "batch_size": 8}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def random_rows(n_users=30, n_items=20, seed=0, density=0.3):

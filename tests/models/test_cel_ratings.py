@@ -2,24 +2,17 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.sparse as sp
-import torch
 
 from recscale.contract import FitContext, Shape
 from recscale.errors import DataError, UsageError
 from recscale.models import cel_ratings
 from recscale.models.cel_ratings import SPEC, RatingCEL, estimate
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 ALONE = FitContext(n_threads=1)
 QUICK = {"factors": 4, "optimiser": "adam", "learning_rate": 0.05, "regularization": 0.01, "centre_penalty": 0.0}
 TABLES = QUICK | {"clusters": 3, "steps": 20, "growth_steps": 20}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -8,13 +8,7 @@ from recscale.models._cel import Factorisation, Problem
 from recscale.models._clustered_embedding import ClusteredEmbedding, Work
 from recscale.models._clustering import Clustering, cluster_sizes
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def random_rows(n_users=30, n_items=20, seed=0, density=0.3):
