@@ -67,7 +67,11 @@ def report(store: str | Path = "results", out: str | Path | None = None, *, metr
 
     opened = Store(store)
     return write_report(
-        opened.records(), Path(out or opened.root / "report"), metric=metric, stability=StabilityOverSeeds(opened)
+        opened.records(),
+        Path(out or opened.root / "report"),
+        metric=metric,
+        stability=StabilityOverSeeds(opened),
+        vectors=opened,
     )
 
 

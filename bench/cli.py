@@ -340,6 +340,6 @@ def _write_report(store: Path, folder: Path, metric: str | None) -> None:
     records = opened.records()
     for unreadable in opened.unreadable:
         sys.stderr.write(f"recscale: left out {unreadable.path}: {unreadable.reason}\n")
-    for path in write_report(records, folder, metric=metric, stability=StabilityOverSeeds(opened)):
+    for path in write_report(records, folder, metric=metric, stability=StabilityOverSeeds(opened), vectors=opened):
         if path.suffix in (".html", ".md"):
             sys.stderr.write(f"wrote {path}\n")

@@ -30,6 +30,7 @@ _LOCKS = ".locks"
 _WORK = ".work"
 _TRIALS = "trials"
 TOP_ITEMS = "cocluster.top_items"  # beside the per-user vectors
+HISTORY_SIZES = "user.history_size"  # and this
 _LEAST_ROOM_BYTES = 2**16
 LEAST_KEY_LETTERS = 6
 _BEGINNING = re.compile(f"[0-9a-f]{{{LEAST_KEY_LETTERS},64}}")
@@ -108,7 +109,11 @@ class Store:
 
     def per_user(self, record: RunRecord) -> dict[str, NDArray[Any]]:
         """Return the per-user metric vectors of a record, by metric name; empty for a failure."""
-        return {name: values for name, values in self._arrays(record).items() if name != TOP_ITEMS}
+        return {name: values for name, values in self._arrays(record).items() if name not in (TOP_ITEMS, HISTORY_SIZES)}
+
+    def history_sizes(self, record: RunRecord) -> NDArray[np.int32] | None:
+        """Return how many items the history of each test user (U,) has; None for a failure and in old records."""
+        return self._arrays(record).get(HISTORY_SIZES)
 
     def top_items(self, record: RunRecord) -> NDArray[np.int32] | None:
         """Return the first items (N, 20) of every co-cluster, -1 for none; None if the record has no co-clusters."""

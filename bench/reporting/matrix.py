@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from recscale.reporting.comparisons import Comparison, Configuration, rises_with_quality
+from recscale.reporting.significance import STARS_MEANING
 from recscale.reporting.tables import NOTHING, Cell, Column, Grid, scored
 
 _NOTE = "The best configuration of each model on each data set, by the main metric, which stands first."
+Marks = Mapping[tuple[str, str], str]  # by the title of a comparison and a metric
 Found = dict[str, list[Configuration]]  # by model, the best first
 
 
@@ -21,24 +23,28 @@ class _Contest:
     metric: str
     best: float | None
     second: float | None
+    mark: str = ""  # of the best: how sure it is that it is
 
 
-def matrices(comparisons: Sequence[Comparison]) -> list[Grid]:
-    """Return a table for each protocol under which a model was run on two data sets at least."""
+def matrices(comparisons: Sequence[Comparison], marks: Marks | None = None) -> list[Grid]:
+    """Return a table for each protocol under which a model was run on two data sets at least.
+
+    `marks` stand beside the best of a column: how sure it is that it is better than the second.
+    """
     by_protocol: dict[str, list[Comparison]] = defaultdict(list)
     for comparison in comparisons:
         by_protocol[comparison.first.protocol].append(comparison)
     return [
-        _matrix(protocol, members)
+        _matrix(protocol, members, marks or {})
         for protocol, members in by_protocol.items()
         if len(members) > 1 and any(len(places) > 1 for places in _places(members).values())
     ]
 
 
-def _matrix(protocol: str, comparisons: Sequence[Comparison]) -> Grid:
+def _matrix(protocol: str, comparisons: Sequence[Comparison], marks: Marks) -> Grid:
     found = [comparison.by_model() for comparison in comparisons]
     contests = [
-        [_contest(comparison, metric, members) for metric in _metrics(comparison)]
+        [_contest(comparison, metric, members, marks) for metric in _metrics(comparison)]
         for comparison, members in zip(comparisons, found, strict=True)
     ]
     places = _places(comparisons)
@@ -53,7 +59,7 @@ def _matrix(protocol: str, comparisons: Sequence[Comparison]) -> Grid:
         title=f"Models by data set · {protocol}",
         columns=(Column("model", is_number=False), *map(Column, headings)),
         rows=tuple(rows),
-        note=_NOTE,
+        note=_NOTE + (STARS_MEANING if any(c.mark for those in contests for c in those) else ""),
         is_sortable=True,
         ranks_columns=True,
     )
@@ -73,14 +79,14 @@ def _places(comparisons: Sequence[Comparison]) -> dict[str, dict[int, int]]:
     return dict(found)
 
 
-def _contest(comparison: Comparison, metric: str, members: Found) -> _Contest:
+def _contest(comparison: Comparison, metric: str, members: Found, marks: Marks) -> _Contest:
     """Return the two best of a column; none where it goes the other way than the main metric, of which the best are."""
     scores = [_score(found, metric) for found in members.values()]
     known = sorted({score for score in scores if score is not None}, reverse=comparison.higher_is_better)
     goes_along = metric == comparison.metric or rises_with_quality(metric) == comparison.higher_is_better
     is_contest = len(members) > 1 and goes_along
     best, second = (*known, None, None)[:2] if is_contest else (None, None)
-    return _Contest(comparison, metric, best, second)
+    return _Contest(comparison, metric, best, second, marks.get((comparison.title, metric), ""))
 
 
 def _score(found: Sequence[Configuration], metric: str) -> float | None:
@@ -104,4 +110,4 @@ def _ranked(configuration: Configuration, contest: _Contest) -> Cell:
     quantity = configuration.quantity(contest.metric)
     cell = scored(quantity, contest.best, with_note=False)
     is_second = cell.value is not None and cell.value == contest.second
-    return Cell(cell.text, cell.value, cell.is_best, is_second)
+    return Cell(cell.text, cell.value, cell.is_best, is_second, note=contest.mark if cell.is_best else "")

@@ -28,6 +28,7 @@ from recscale.reporting.inference import inference_table
 from recscale.reporting.intrusion import draw_coclusters
 from recscale.reporting.matrix import matrices
 from recscale.reporting.palette import INK, Style, styles
+from recscale.reporting.significance import PerUser, UserFigures, activity_table, best_against_second, duel_table
 from recscale.reporting.sizes import SizeTable, draw_by_size, size_panels, size_tables
 from recscale.reporting.sweeps import draw_sweep, sweeps
 from recscale.reporting.tables import Grid, Table, build_table
@@ -91,6 +92,7 @@ class Section:
     table: Table
     size_tables: list[SizeTable]
     cost_table: Grid | None
+    user_tables: list[Grid]
     cocluster_tables: list[Grid]
     figures: list[Drawn]
     cocluster_figure: Drawn | None
@@ -114,13 +116,15 @@ def write_report(
     formats: Sequence[str] = ("md", "html", "svg", "png"),
     higher_is_better: bool | None = None,
     stability: Stability = not_known,
+    vectors: PerUser | None = None,
 ) -> list[Path]:
     """Write the report of `records` into `folder` and return the files, the pages last.
 
     `metric` is the one to sort and draw by (default: the first of each protocol); `formats` are among md, html, svg,
-    png and pdf. `stability` says how alike the co-clusters of some runs are (`running.stability`). Each
-    file is moved into place when complete. Raises UsageError if there are no records or no formats, UnknownName for a
-    metric or format that does not exist, StoreError if the folder cannot be written.
+    png and pdf. `stability` says how alike the co-clusters of some runs are (`running.stability`), `vectors` (a store)
+    what the figures of each user are; without, nothing is said of either. Each file is moved into place when complete.
+    Raises UsageError if there are no records or no formats, UnknownName for a metric or format that does not exist,
+    StoreError if the folder cannot be written.
     """
     for name in formats:
         if name not in FORMATS:
@@ -130,13 +134,16 @@ def write_report(
     found = list(records)
     comparisons = compare(found, metric=metric, higher_is_better=higher_is_better)
     wanted = {name for name in FIGURE_FORMATS if name in formats or (name == "svg" and "html" in formats)}
+    sources = _Sources(stability, UserFigures(vectors))
     looks = styles(r.model for r in found)
     overview = _overview(comparisons, looks, wanted)
     anchors = _anchors(comparisons)
-    parts = [_section(c, a, (looks, wanted), stability) for c, a in zip(comparisons, anchors, strict=True)]
+    parts = [_section(c, a, (looks, wanted), sources) for c, a in zip(comparisons, anchors, strict=True)]
     drawn = [*([overview] if overview else []), *(figure for part in parts for figure in part.all_figures)]
     files = {f"{d.name}.{form}": d.content[form] for d in drawn for form in FIGURE_FORMATS if form in formats}
-    context = _context(found, parts, overview)
+    context = _context(found, parts, overview) | {
+        "matrices": matrices(comparisons, best_against_second(comparisons, sources.figures))
+    }
     if "md" in formats:
         image_format = next((form for form in ("svg", "png") if form in formats), None)
         files["report.md"] = _render("report.md.jinja", context | {"image_format": image_format})
@@ -165,8 +172,16 @@ def _overview(comparisons: Sequence[Comparison], looks: Mapping[str, Style], wan
     return _drawn("overview", alternative, _OVERVIEW_CAPTION, draw_overview(comparisons, looks), wanted)
 
 
+@dataclass(frozen=True)
+class _Sources:
+    """What is known beside the records."""
+
+    stability: Stability
+    figures: UserFigures
+
+
 def _section(
-    comparison: Comparison, anchor: str, how: tuple[Mapping[str, Style], set[str]], stability: Stability
+    comparison: Comparison, anchor: str, how: tuple[Mapping[str, Style], set[str]], sources: _Sources
 ) -> Section:
     looks, wanted = how
     figures = _figures(comparison, anchor, looks, wanted) if wanted else []
@@ -177,7 +192,10 @@ def _section(
         table=build_table(comparison),
         size_tables=size_tables(comparison),
         cost_table=inference_table(comparison),
-        cocluster_tables=[t for t in (cocluster_table(comparison, stability), example_table(comparison)) if t],
+        user_tables=[
+            t for t in (duel_table(comparison, sources.figures), activity_table(comparison, sources.figures)) if t
+        ],
+        cocluster_tables=[t for t in (cocluster_table(comparison, sources.stability), example_table(comparison)) if t],
         figures=figures,
         cocluster_figure=_cocluster_figure(comparison, name, looks, wanted),
         facts=sections.facts(comparison),
@@ -248,7 +266,6 @@ def _context(records: Sequence[RunRecord], parts: Sequence[Section], overview: D
     return {
         "summary": sections.summary(records),
         "any_succeeded": any(part.comparison.succeeded for part in parts),
-        "matrices": matrices([part.comparison for part in parts]),
         "sections": parts,
         "overview": overview,
         "machines": sections.machines(records),

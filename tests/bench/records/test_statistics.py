@@ -1,0 +1,168 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from recscale.errors import DataError, UsageError
+from recscale.records.statistics import activity_slices, bootstrap_means, holm, paired
+
+
+def two_models(n_users=500, gap=0.05, seed=0):
+    rng = np.random.default_rng(seed)
+    one = rng.random(n_users).astype(np.float32)
+    return one, (one - gap + 0.1 * rng.standard_normal(n_users)).astype(np.float32)
+
+
+def test_p_value_is_that_of_the_paired_t_test():
+    one, other = two_models(gap=0.01)
+
+    found = paired(one, [other])[0]
+
+    expected = stats.ttest_rel(one.astype(np.float64), other.astype(np.float64))
+    assert found.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+    assert found.difference == pytest.approx(float(np.mean(one.astype(float) - other)), rel=1e-9)
+    assert found.effect_size == pytest.approx(expected.statistic / math.sqrt(len(one)), rel=1e-9)
+
+
+def test_interval_is_that_of_scipys_bootstrap():
+    one, other = two_models()
+
+    found = paired(one, [other], n_resamples=9_999)[0]
+
+    differences = one.astype(np.float64) - other
+    expected = stats.bootstrap((differences,), np.mean, n_resamples=9_999, method="percentile", random_state=1)
+    width = expected.confidence_interval.high - expected.confidence_interval.low
+    assert found.low == pytest.approx(expected.confidence_interval.low, abs=0.05 * width)
+    assert found.high == pytest.approx(expected.confidence_interval.high, abs=0.05 * width)
+
+
+def test_counts_of_users_are_exact():
+    found = paired([1.0, 0.5, 0.2, 0.2], [[0.5, 0.5, 0.3, 0.1]])[0]
+
+    assert (found.wins, found.ties, found.losses, found.n_users) == (2, 1, 1, 4)
+
+
+def test_a_metric_of_which_less_is_better_turns_round():
+    one, other = two_models()
+
+    more = paired(one, [other])[0]
+    less = paired(one, [other], higher_is_better=False)[0]
+
+    assert less.difference == pytest.approx(-more.difference)
+    assert (less.wins, less.losses) == (more.losses, more.wins)
+    assert less.p_value == pytest.approx(more.p_value)
+
+
+def test_identical_models_are_level():
+    one, _ = two_models()
+
+    found = paired(one, [one])[0]
+
+    assert (found.difference, found.p_value, found.effect_size, found.stars) == (0.0, 1.0, 0.0, "")
+    assert (found.low, found.high) == (0.0, 0.0)
+
+
+def test_a_difference_that_all_users_share_is_certain():
+    found = paired([0.5, 0.75], [[0.25, 0.5]])[0]
+
+    assert (found.p_value, found.stars) == (0.0, "***")
+    assert found.effect_size == math.inf
+
+
+def test_users_without_a_figure_are_left_out():
+    one, other = two_models()
+    holes = other.copy()
+    holes[::5] = np.nan
+
+    found = paired(one, [holes])[0]
+
+    known = np.isfinite(holes)
+    expected = stats.ttest_rel(one[known].astype(float), other[known].astype(float))
+    assert found.n_users == 400
+    assert found.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+    assert found.low < found.difference < found.high
+
+
+def test_a_family_is_corrected_together():
+    one, other = two_models(gap=0.012)
+    _, third = two_models(gap=0.011, seed=3)
+
+    alone = [paired(one, [each])[0].p_value for each in (other, third)]
+    together = paired(one, [other, third])
+
+    assert [each.adjusted_p_value for each in together] == pytest.approx(holm(alone))
+    assert together[0].adjusted_p_value >= together[0].p_value
+
+
+def test_false_alarms_are_as_rare_as_promised():
+    rng = np.random.default_rng(7)
+    alarms = 0
+    for _ in range(400):
+        pair = rng.exponential(size=(2, 60))
+        alarms += paired(pair[0], [pair[1]], n_resamples=1)[0].p_value < 0.05
+
+    assert 6 <= alarms <= 36  # 5 % of 400 is 20; four standard deviations are 17
+
+
+def test_holm_by_hand():
+    # Holm 1979: .01 x 4, .02 x 3, .03 x 2, .04 x 1, made to rise
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_never_lowers_a_p_value_and_keeps_the_order(p_values):
+    adjusted = holm(p_values)
+
+    assert all(a >= min(p, 1.0) for a, p in zip(adjusted, p_values, strict=True))
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    assert all(adjusted[i] <= adjusted[j] for i, j in itertools.pairwise(order))
+
+
+def test_resamples_are_the_same_for_every_column_and_in_blocks(monkeypatch):
+    values = np.random.default_rng(0).random((50, 2))
+    whole = bootstrap_means(np.column_stack([values, values[:, 0]]), n_resamples=30, seed=5)
+    monkeypatch.setattr("recscale.records.statistics._BLOCK_DRAWS", 50 * 7)
+
+    blocks = bootstrap_means(values, n_resamples=30, seed=5)
+
+    np.testing.assert_array_equal(whole[:, 0], whole[:, 2])
+    np.testing.assert_allclose(blocks, whole[:, :2], rtol=1e-12)
+
+
+def test_vectors_that_do_not_go_together_are_refused():
+    with pytest.raises(DataError, match="3 and 2 users cannot be paired"):
+        paired([1, 2, 3], [[1, 2]])
+    with pytest.raises(DataError, match="fewer than two users"):
+        paired([1.0, np.nan], [[0.5, 0.5]])
+    with pytest.raises(UsageError, match="n_resamples is 0"):
+        paired([1, 2], [[1, 3]], n_resamples=0)
+
+
+def test_users_are_cut_by_activity_without_parting_equals():
+    sizes = [1, 1, 1, 1, 2, 3, 5, 9]
+
+    slices = activity_slices(sizes, 4)
+
+    assert [(s.least, s.most, s.n_users) for s in slices] == [(1, 1, 4), (2, 3, 2), (5, 9, 2)]
+    np.testing.assert_array_equal(sum(s.users.astype(int) for s in slices), np.ones(8))
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 6))
+def test_every_user_is_in_one_slice(sizes, n_slices):
+    slices = activity_slices(sizes, n_slices)
+
+    assert 1 <= len(slices) <= n_slices
+    np.testing.assert_array_equal(sum(s.users.astype(int) for s in slices), np.ones(len(sizes)))
+    assert all(one.most < other.least for one, other in itertools.pairwise(slices))
+
+
+def test_no_users_have_no_slices():
+    assert activity_slices([]) == []
+    with pytest.raises(UsageError, match="n_slices is 0"):
+        activity_slices([1], 0)
