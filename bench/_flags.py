@@ -101,6 +101,20 @@ class TuneFlags:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class CompareFlags:
+    """The flags of `compare`."""
+
+    level: Annotated[float, Parameter(help="of the paired tests of accuracy, after Holm's correction (.01)")] = 0.01
+    memory: Annotated[float, Parameter(help="share by which memory may grow (.15)")] = 0.15
+    time: Annotated[float, Parameter(help="share by which a calibrated time may grow (.3)")] = 0.3
+    repeats: Annotated[int, Parameter(help="runs (seeds) of each side before a time is judged (3)")] = 3
+    all: Annotated[bool, Parameter(negative="", help="show what is level, too")] = False
+    json: Annotated[bool, Parameter(negative="", help="print one JSON document")] = False
+    markdown: Annotated[Path | None, Parameter(help="also write a summary for a pull request, as to summary.md")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class ExplainFlags:
     """The flags of `explain`."""
 

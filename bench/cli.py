@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from recscale import __version__
-from recscale._flags import DEFAULT_STORE, ExplainFlags, RunFlags, TuneFlags
+from recscale._flags import DEFAULT_STORE, CompareFlags, ExplainFlags, RunFlags, TuneFlags
 from recscale.errors import RecscaleError, UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from recscale.running.suite import Suite
 
 EXIT_FAILED_JOB = 1
+EXIT_REGRESSION = 1
 EXIT_WRONG_USE = 2
 EXIT_INTERRUPTED = 130
 
@@ -184,6 +185,32 @@ def report(
 ) -> None:
     """Write tables, figures and a page from the records of a store."""
     _write_report(store, out or store / "report", metric)
+
+
+@app.command(
+    help_epilogue="""Examples:
+  recscale compare results/baselines/ci results
+  recscale compare before after --time 0.5 --markdown summary.md
+""",
+)
+def compare(baseline: Path, candidate: Path, /, *, flags: CompareFlags = CompareFlags()) -> int:
+    """Compare the records of two stores job by job; the exit code is 1 if something got worse.
+
+    Sizes are compared exactly, accuracy by paired tests over the same users, memory by a tolerance, times as multiples
+    of the machine's calibration. Runs on other data or another split are named and not compared.
+    """
+    from recscale._parameters import build
+    from recscale.records.regression import Tolerances, regressions
+    from recscale.records.store import Store
+    from recscale.running.compare_printing import print_findings, write_summary
+
+    names = ("level", "memory", "time", "repeats")
+    tolerances = build(Tolerances, "compare", {name: getattr(flags, name) for name in names})
+    found = regressions(Store(baseline), Store(candidate), tolerances)
+    print_findings(found, as_json=flags.json, with_level=flags.all)
+    if flags.markdown is not None:
+        write_summary(found, flags.markdown)
+    return EXIT_REGRESSION if any(finding.verdict == "worse" for finding in found) else 0
 
 
 @app.command(

@@ -17,6 +17,9 @@ JUDGE = "judge"  # the phase after all others, which is no cost of the model
 Part = Literal["test", "validation"]
 
 
+_LESS_IS_BETTER = frozenset({"mse", "rmse", "mae", "gini"})  # names before the @
+
+
 class Phase(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What one phase of a job cost. Memory is that of the whole process, at its highest within the phase."""
 
@@ -123,3 +126,8 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         row.update({f"standard_error.{k}": v for k, v in row.pop("standard_errors").items()})
         row.update(row.pop("metrics"))
         return row
+
+
+def rises_with_quality(metric: str) -> bool:
+    """Tell by the name of a metric whether more of it is better."""
+    return metric.partition("@")[0] not in _LESS_IS_BETTER

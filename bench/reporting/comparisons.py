@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from recscale.errors import UnknownName, UsageError
-from recscale.records.record import RunRecord
+from recscale.records.record import RunRecord, rises_with_quality
 from recscale.reporting import units
 
 WORDS: dict[str, str] = {"ok": "ok", "out_of_memory": "OOM", "out_of_gpu_memory": "GPU OOM"}
@@ -23,7 +23,6 @@ _HEADLINES: dict[str, tuple[str, ...]] = {
     "fixed": ("recall_all@20", "ndcg@20"),
     "ratings": ("mse", "mae"),
 }
-_LESS_IS_BETTER = frozenset({"mse", "rmse", "mae", "gini"})  # names before the @
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +207,6 @@ def compare(
         )
         found.append(comparison)
     return found
-
-
-def rises_with_quality(metric: str) -> bool:
-    """Tell by the name of a metric whether more of it is better."""
-    return metric.partition("@")[0] not in _LESS_IS_BETTER
 
 
 def canonical(value: Any) -> str:

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from recscale.reporting.comparisons import Comparison, Configuration, rises_with_quality
+from recscale.records.record import rises_with_quality
+from recscale.reporting.comparisons import Comparison, Configuration
 from recscale.reporting.significance import STARS_MEANING
 from recscale.reporting.tables import NOTHING, Cell, Column, Grid, scored
 

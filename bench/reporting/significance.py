@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from recscale.records.record import RunRecord
+from recscale.records.record import RunRecord, rises_with_quality
 from recscale.records.statistics import Paired, activity_slices, holm, paired, stars
 from recscale.reporting import units
-from recscale.reporting.comparisons import Comparison, Configuration, rises_with_quality
+from recscale.reporting.comparisons import Comparison, Configuration
 from recscale.reporting.tables import NOTHING, Cell, Column, Grid, named
 
 _DUELS_MEANING = (

@@ -11,7 +11,7 @@ from recscale.errors import UnknownName, UsageError
 from recscale.evaluation.metrics import DEFAULT_METRICS, METRIC_NAMES, check_metrics, metric
 from recscale.evaluation.protocols import resolve_protocol
 from recscale.evaluation.ranking import rank
-from recscale.reporting.comparisons import rises_with_quality
+from recscale.records.record import rises_with_quality
 
 LOG3 = math.log2(3)
 

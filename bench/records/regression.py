@@ -1,0 +1,309 @@
+"""Has anything got worse: the records of a candidate against those of a baseline, job by job.
+
+Sizes are compared exactly, accuracy by paired tests over the same users, memory by a tolerance, time as a multiple of
+what the machine's matrix product takes, by the fastest of several runs (what disturbs a run only ever makes it slower).
+Runs on other data or another split are never compared.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from recscale.contract import Options
+from recscale.errors import UsageError
+from recscale.records.record import RunRecord, rises_with_quality
+from recscale.records.statistics import Paired, holm, paired
+
+Verdict = Literal["worse", "better", "level", "unsure", "not compared"]
+VERDICTS: tuple[Verdict, ...] = ("worse", "not compared", "unsure", "better", "level")
+LEAST_BYTES = 16 * 2**20
+"""Memory that two runs of the same job may differ by: pages of libraries that are read or not, and of the allocator."""
+LEAST_SECONDS = 0.5
+"""A phase that takes less is not judged by time: start of threads and caches are a part of it that differs."""
+_FINGERPRINTS = ("data_fingerprint", "split_fingerprint")
+_TIMED = ("fit", "score")
+
+
+@dataclass(frozen=True)
+class Tolerances(Options):
+    """From when on a difference counts.
+
+    `level` is that of the paired tests, after Holm's correction over all of them. `memory` and `time` are shares of the
+    baseline; a time is only judged where both sides have `repeats` runs (seeds) or more.
+    """
+
+    level: Annotated[float, Meta(gt=0, lt=1)] = 0.01
+    memory: Annotated[float, Meta(ge=0)] = 0.15
+    time: Annotated[float, Meta(ge=0)] = 0.3
+    repeats: Annotated[int, Meta(ge=1)] = 3
+
+
+class Recorded(Protocol):
+    """Where records are: a store."""
+
+    def records(self) -> list[RunRecord]:
+        """Return every record of test users."""
+        ...
+
+    def per_user(self, record: RunRecord) -> Mapping[str, NDArray[np.float32]]:
+        """Return the vectors (U,) of a record by the name of the metric."""
+        ...
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure of one job in both stores, and what is to be thought of it."""
+
+    dataset: str
+    protocol: str
+    job: str  # the model with its size and whatever else differs from its defaults
+    quantity: str  # status, parameters, bytes, the name of a metric, memory or time of a phase
+    unit: Literal["", "bytes", "seconds", "score"] = ""
+    baseline: float | None = None
+    candidate: float | None = None
+    verdict: Verdict
+    note: str = ""
+
+    @property
+    def change(self) -> float | None:
+        """The difference as a share of the baseline; None where there is none."""
+        if self.baseline is None or self.candidate is None or self.baseline == 0:
+            return None
+        return (self.candidate - self.baseline) / abs(self.baseline)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The runs of one job in both stores, of the seeds that both have, in the order of the seeds."""
+
+    before: tuple[RunRecord, ...]
+    after: tuple[RunRecord, ...]
+
+    def finding(self, quantity: str, verdict: Verdict, **fields: Any) -> Finding:
+        """Return a finding about this job."""
+        first = self.after[0]
+        job = first.configuration or first.model
+        return Finding(
+            dataset=first.dataset, protocol=first.protocol, job=job, quantity=quantity, verdict=verdict, **fields
+        )
+
+
+Identity = tuple[str, ...]
+
+
+def regressions(baseline: Recorded, candidate: Recorded, tolerances: Tolerances = Tolerances()) -> list[Finding]:
+    """Return a finding for every figure that both stores hold, and for what cannot be compared.
+
+    Of several records of one job and seed (after a change of the code, or on two machines) the last one counts. Raises
+    UsageError where the two have nothing in common.
+    """
+    before, after = _jobs(baseline.records()), _jobs(candidate.records())
+    if not before.keys() & after.keys():
+        raise UsageError(_nothing_in_common(before, after))
+    found: list[Finding] = []
+    pairs: list[_Pair] = []
+    for identity in sorted(before.keys() | after.keys()):
+        pair, reason = _pair(before.get(identity, {}), after.get(identity, {}))
+        if reason is None:
+            pairs.append(pair)
+        else:
+            found.append(pair.finding("run", "not compared", note=reason))
+    accuracy = _accuracy(pairs, (baseline, candidate), tolerances.level)
+    for index, pair in enumerate(pairs):
+        found += _status(pair)
+        if _finished(pair):
+            found += [*_sizes(pair), *accuracy[index], *_memory(pair, tolerances), *_times(pair, tolerances)]
+    return found
+
+
+def counts(findings: Iterable[Finding]) -> dict[Verdict, int]:
+    """Return how many figures there are of each verdict, the gravest first."""
+    found = [finding.verdict for finding in findings]
+    return {verdict: found.count(verdict) for verdict in VERDICTS}
+
+
+def _jobs(records: Iterable[RunRecord]) -> dict[Identity, dict[int, RunRecord]]:
+    """Return the records by job and seed, the last of each."""
+    found: dict[Identity, dict[int, RunRecord]] = defaultdict(dict)
+    for record in sorted(records, key=lambda r: r.started_at):
+        found[_identity(record)][record.seed] = record
+    return dict(found)
+
+
+def _identity(record: RunRecord) -> Identity:
+    """Return what makes two records runs of one job; a default that was changed, and new options, do not part them."""
+    options = record.configuration or msgspec.json.encode(record.parameters, order="deterministic").decode()
+    return (record.dataset, record.protocol, record.model, options, record.device_requested)
+
+
+def _pair(before: Mapping[int, RunRecord], after: Mapping[int, RunRecord]) -> tuple[_Pair, str | None]:
+    """Return the runs of a job, and why they cannot be compared, if so."""
+    seeds = sorted(before.keys() & after.keys())
+    pair = _Pair(tuple(before[s] for s in seeds), tuple(after[s] for s in seeds))
+    if not seeds:
+        known = tuple((after or before).values())
+        either = "only the candidate has it" if not before else "only the baseline has it"
+        return _Pair(known, known), "no seed in common" if before and after else either
+    differing = [
+        f"{name.replace('_', ' ')} {getattr(one, name)[:8]} is now {getattr(other, name)[:8]}"
+        for name in _FINGERPRINTS
+        for one, other in [(pair.before[0], pair.after[0])]
+        if getattr(one, name) != getattr(other, name)
+    ]
+    return pair, "; ".join(differing) or None
+
+
+def _nothing_in_common(before: Mapping[Identity, Any], after: Mapping[Identity, Any]) -> str:
+    """Return why two stores cannot be compared at all."""
+    if not before or not after:
+        return f"the {'baseline' if not before else 'candidate'} has no records; make some by: recscale run"
+    parts = ("data sets", "protocols", "models", "options", "devices")
+    sides = [[{identity[i] for identity in side} for i in range(len(parts))] for side in (before, after)]
+    apart = [i for i in range(len(parts)) if not sides[0][i] & sides[1][i]]
+    if not apart:
+        return "the baseline and the candidate have no job in common; run the same models on the same data for both"
+    told = "; ".join(f"{parts[i]} {_some(sides[0][i])} against {_some(sides[1][i])}" for i in apart)
+    return f"the baseline and the candidate have no job in common: {told}"
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
+
+
+def _finished(pair: _Pair) -> bool:
+    return all(record.status == "ok" for record in (*pair.before, *pair.after))
+
+
+def _status(pair: _Pair) -> Iterator[Finding]:
+    """Say where a job fails now that did not, or the other way round."""
+    for one, other in zip(pair.before, pair.after, strict=True):
+        if one.status == other.status:
+            continue
+        verdict: Verdict = "worse" if one.status == "ok" else "better" if other.status == "ok" else "unsure"
+        reason = f": {other.reason}" if other.reason else ""
+        note = f"seed {other.seed}: {one.status} before, {other.status} now{reason}"
+        yield pair.finding("status", verdict, note=note)
+        return
+    if not _finished(pair):
+        yield pair.finding("status", "level", note=f"{pair.after[0].status}, as before")
+
+
+def _sizes(pair: _Pair) -> Iterator[Finding]:
+    """Compare what a model holds, exactly."""
+    for quantity, field, unit in (("parameters", "n_parameters", ""), ("bytes", "n_bytes", "bytes")):
+        one, other = _means(pair, field)
+        if one is not None and other is not None:
+            verdict: Verdict = "worse" if other > one else "better" if other < one else "level"
+            yield pair.finding(quantity, verdict, unit=unit, baseline=one, candidate=other)
+
+
+def _means(pair: _Pair, field: str) -> tuple[float | None, float | None]:
+    sides = [[getattr(record, field) for record in side] for side in (pair.before, pair.after)]
+    if any(value is None for values in sides for value in values):
+        return None, None
+    return sum(sides[0]) / len(sides[0]), sum(sides[1]) / len(sides[1])
+
+
+def _accuracy(pairs: Sequence[_Pair], stores: tuple[Recorded, Recorded], level: float) -> dict[int, list[Finding]]:
+    """Compare every metric that is known by user; one family of tests over all jobs."""
+    places: list[tuple[int, str]] = []
+    tests: list[Paired] = []
+    means: list[tuple[float, float]] = []
+    found: dict[int, list[Finding]] = defaultdict(list)
+    for index, pair in enumerate(pairs):
+        if not _finished(pair):
+            continue
+        before, after = _vectors(pair.before, stores[0]), _vectors(pair.after, stores[1])
+        shared = [name for name in after if name in before and before[name].shape == after[name].shape]
+        if not shared:
+            found[index].append(pair.finding("accuracy", "not compared", note="no figures by user in both"))
+        for metric in shared:
+            (test,) = paired(
+                after[metric], [before[metric]], higher_is_better=rises_with_quality(metric), n_resamples=1
+            )
+            places.append((index, metric))
+            tests.append(test)
+            means.append((float(np.nanmean(before[metric])), float(np.nanmean(after[metric]))))
+    adjusted = holm([test.p_value for test in tests])
+    for (index, metric), test, p_value, (one, other) in zip(places, tests, adjusted, means, strict=True):
+        told = replace(test, adjusted_p_value=p_value)
+        found[index].append(_judged(pairs[index], metric, told, (one, other), level))
+    return found
+
+
+def _judged(pair: _Pair, metric: str, test: Paired, means: tuple[float, float], level: float) -> Finding:
+    if test.difference == 0:
+        return pair.finding(metric, "level", unit="score", baseline=means[0], candidate=means[1])
+    certain = test.adjusted_p_value < level
+    verdict: Verdict = "level" if not certain else "worse" if test.difference < 0 else "better"
+    note = f"p = {test.adjusted_p_value:.2g}; {test.wins:,} users better, {test.losses:,} worse"
+    return pair.finding(metric, verdict, unit="score", baseline=means[0], candidate=means[1], note=note)
+
+
+def _vectors(records: Sequence[RunRecord], store: Recorded) -> dict[str, NDArray[np.float64]]:
+    """Return the means over the runs of each metric by user (U,), of the metrics that all of them have."""
+    found = [store.per_user(record) for record in records]
+    return {
+        name: np.mean(np.stack([one[name] for one in found]), axis=0, dtype=np.float64)
+        for name in found[0]
+        if all(name in one and one[name].shape == found[0][name].shape for one in found)
+    }
+
+
+def _memory(pair: _Pair, tolerances: Tolerances) -> Iterator[Finding]:
+    """Compare what each phase took beyond what the process had when it began: the most of the runs."""
+    for name in _TIMED:
+        sides = [[_growth(record, name) for record in side] for side in (pair.before, pair.after)]
+        known = [[value for value in side if value is not None] for side in sides]
+        if not known[0] or not known[1]:
+            continue
+        one, other = float(max(known[0])), float(max(known[1]))
+        verdict: Verdict = "level"
+        if abs(other - one) > max(tolerances.memory * one, LEAST_BYTES):
+            verdict = "worse" if other > one else "better"
+        yield pair.finding(f"memory of {name}", verdict, unit="bytes", baseline=one, candidate=other)
+
+
+def _growth(record: RunRecord, phase: str) -> int | None:
+    cost = record.phases.get(phase)
+    if cost is None or cost.peak_rss_bytes is None:
+        return None
+    return max(0, cost.peak_rss_bytes - (cost.start_rss_bytes or 0))
+
+
+def _times(pair: _Pair, tolerances: Tolerances) -> Iterator[Finding]:
+    """Compare the fastest run of each phase, after the speed of the machine is taken out."""
+    sides = (pair.before, pair.after)
+    speeds = [max(record.calibration.get("gemm_gflops", 0.0) for record in side) for side in sides]
+    comparable = all(speeds) or pair.before[0].machine == pair.after[0].machine
+    relative = speeds[1] / speeds[0] if all(speeds) else 1.0
+    for name in _TIMED:
+        walls = [[record.phases[name].wall_seconds for record in side if name in record.phases] for side in sides]
+        if not all(walls):
+            continue
+        one, other = (min(side) for side in walls)
+        verdict: Verdict = "not compared"
+        note = "another machine, and no calibration"
+        if comparable and one > 0:
+            verdict, note = _timed(other / one * relative, max(one, other), len(sides[0]), tolerances)
+        yield pair.finding(f"time of {name}", verdict, unit="seconds", baseline=one, candidate=other, note=note)
+
+
+def _timed(ratio: float, seconds: float, n_runs: int, tolerances: Tolerances) -> tuple[Verdict, str]:
+    """Return what is to be thought of a ratio of times."""
+    factor = 1 + tolerances.time
+    told = f"{ratio:.2f} times, calibrated"
+    if seconds < LEAST_SECONDS or 1 / factor <= ratio <= factor:
+        return "level", told
+    if n_runs < tolerances.repeats:
+        runs = "run" if n_runs == 1 else "runs"
+        return "unsure", f"{told}, by {n_runs} {runs}; {tolerances.repeats} seeds or more would tell"
+    return ("worse" if ratio > 1 else "better"), told
