@@ -188,15 +188,6 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(tmp_path):
     np.testing.assert_array_equal(resumed.score(train), whole)
 
 
-def test_a_model_scores_the_same_after_the_disk(tmp_path):
-    history = random_rows(seed=1)
-    model = EfficientRec(**SMALL).fit(random_rows(), ALONE)
-
-    model.save(tmp_path / "model.npz")
-
-    np.testing.assert_array_equal(EfficientRec.load(tmp_path / "model.npz").score(history), model.score(history))
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [

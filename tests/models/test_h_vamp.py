@@ -209,27 +209,6 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(tmp_path, validated
     assert next(step for name, step, _ in seen if name == "progress") == 10  # three epochs of three steps were kept
 
 
-def test_the_seed_alone_decides():
-    history, results = random_rows(seed=1), []
-    for seed, disturbance in ((1, 0), (1, 99), (2, 0)):
-        torch.manual_seed(disturbance)
-        model = HVamp(**SMALL, epochs=3).fit(random_rows(), FitContext(n_threads=1, seed=seed))
-        results.append(model.score(history))
-
-    np.testing.assert_array_equal(results[0], results[1])
-    assert not np.allclose(results[0], results[2], atol=1e-3)
-
-
-def test_an_empty_history_gets_finite_scores_and_changes_nobody_else():
-    model = HVamp(**SMALL, epochs=3).fit(random_rows(), ALONE)
-    history = random_rows(n_users=6, seed=1)  # the second row is empty
-
-    scores = model.score(history)
-
-    assert np.isfinite(scores).all()
-    np.testing.assert_allclose(scores[2:], model.score(history[2:]), rtol=1e-4, atol=1e-6)
-
-
 @BOTH
 def test_the_planted_board_is_ranked_far_better_than_by_popularity(gated):
     board = planted_board(0)
@@ -239,15 +218,6 @@ def test_the_planted_board_is_ranked_far_better_than_by_popularity(gated):
     scores = HVamp(**options, gated=gated).fit(board.train, ALONE).score(board.history)
 
     assert placement(scores, board) > placement(popularity, board) + 0.1
-
-
-def test_a_model_scores_the_same_after_the_disk(tmp_path):
-    history = random_rows(seed=1)
-    model = HVamp(**SMALL, epochs=2).fit(random_rows(), ALONE)
-
-    model.save(tmp_path / "model.npz")
-
-    np.testing.assert_array_equal(HVamp.load(tmp_path / "model.npz").score(history), model.score(history))
 
 
 @BOTH
