@@ -308,6 +308,10 @@ class Source(Options, ABC):
     def load(self) -> Dataset:
         """Read the whole data set. Raises DataError with the remedy in the message."""
 
+    def is_here(self) -> bool:
+        """Tell whether `load` needs no download, without reading anything. A source that downloads overrides this."""
+        return True
+
 
 @dataclass(frozen=True)
 class Filter:

@@ -59,19 +59,29 @@ class Origin:
 
     def obtain(self, *, verify: bool = True) -> Found:
         """Return the files, downloaded if need be; with `verify` their hashes are checked. Raises DataError."""
+        found = self.find()
+        if found is None:
+            cache = cache_folder() / self.dataset
+            return Found(tuple(self._download(remote, cache) for remote in self.remotes))
+        if verify and not found.is_table:
+            self._check(found.paths)
+        return found
+
+    def find(self) -> Found | None:
+        """Return the files that a mirror or the cache has, unchecked; None if they would have to be downloaded.
+
+        Raises DataError for a mirror that does not exist.
+        """
         folders = [mirror / self.dataset for mirror in mirrors()]
-        cache = cache_folder() / self.dataset
-        for folder in [*folders, cache]:
+        for folder in [*folders, cache_folder() / self.dataset]:
             for names in (*self.unpacked, tuple(remote.name for remote in self.remotes)):
                 paths = tuple(folder / name for name in names)
                 if all(path.exists() for path in paths):
-                    if verify:
-                        self._check(paths)
                     return Found(paths)
         for folder in folders:
             if self.has_table and (folder / TABLE).exists():
                 return Found((folder / TABLE,), is_table=True)
-        return Found(tuple(self._download(remote, cache) for remote in self.remotes))
+        return None
 
     def _check(self, paths: Sequence[Path]) -> None:
         digests = {remote.name: remote.digest for remote in self.remotes}

@@ -29,6 +29,10 @@ class AmazonBook(Source):
         """Read both parts. Raises DataError."""
         return load_split(_ORIGIN, Published(52_643, 91_599, 2_984_108), verify=self.verify)
 
+    def is_here(self) -> bool:
+        """Tell whether a mirror or the cache has the files. Raises DataError for a mirror that does not exist."""
+        return _ORIGIN.find() is not None
+
 
 SPEC = DatasetSpec(
     source=AmazonBook,

@@ -35,6 +35,10 @@ class BookCrossing(Source):
         published = Published(None, None, 1_149_780) if self.verify else None
         return finish("book-crossing", rows, published, sources=found.paths)
 
+    def is_here(self) -> bool:
+        """Tell whether a mirror or the cache has the files. Raises DataError for a mirror that does not exist."""
+        return _ORIGIN.find() is not None
+
 
 def _rows(path: Path) -> Rows:
     """Read lines `"user";"isbn";"rating"` in Latin-1.

@@ -41,6 +41,10 @@ class Globo(Source):
         published = Published(322_897, 46_033, 2_988_181) if self.verify else None
         return finish("globo", rows, published, sources=found.paths)
 
+    def is_here(self) -> bool:
+        """Tell whether a mirror or the cache has the files. Raises DataError for a mirror that does not exist."""
+        return _ORIGIN.find() is not None
+
 
 def _rows(path: Path) -> Rows:
     """Read the files `clicks_hour_*.csv` of a folder or a zip, in the order of their names."""

@@ -29,6 +29,10 @@ class Gowalla(Source):
         """Read both parts. Raises DataError."""
         return load_split(_ORIGIN, Published(29_858, 40_981, 1_027_370), verify=self.verify)
 
+    def is_here(self) -> bool:
+        """Tell whether a mirror or the cache has the files. Raises DataError for a mirror that does not exist."""
+        return _ORIGIN.find() is not None
+
 
 SPEC = DatasetSpec(
     source=Gowalla,

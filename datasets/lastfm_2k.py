@@ -50,6 +50,10 @@ class LastFm2K(Source):
         published = Published(1_892, 17_632, 92_834) if self.verify else None
         return finish("lastfm-2k", rows, published, titles=titles, sources=found.paths)
 
+    def is_here(self) -> bool:
+        """Tell whether a mirror or the cache has the files. Raises DataError for a mirror that does not exist."""
+        return _ORIGIN.find() is not None
+
 
 def _names(path: Path) -> dict[int, str] | None:
     """Return the artists' names, None where the mirror holds the play counts without them."""

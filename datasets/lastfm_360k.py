@@ -55,6 +55,10 @@ class LastFm360K(Source):
         published = Published(359_347, None, 17_559_530) if self.verify else None  # artists: no figure for this rule
         return finish("lastfm-360k", rows, published, titles=titles, sources=found.paths)
 
+    def is_here(self) -> bool:
+        """Tell whether a mirror or the cache has the files. Raises DataError for a mirror that does not exist."""
+        return _ORIGIN.find() is not None
+
 
 def _rows(columns: dict[str, Any]) -> tuple[Rows, dict[str, str]]:
     """Return the rows, and for each MusicBrainz id the name in its first row."""

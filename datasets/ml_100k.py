@@ -40,6 +40,10 @@ class MovieLens100K(Source):
         """Read all ratings. Raises DataError."""
         return load_release(_RELEASE, verify=self.verify)
 
+    def is_here(self) -> bool:
+        """Tell whether a mirror or the cache has the files. Raises DataError for a mirror that does not exist."""
+        return _RELEASE.origin.find() is not None
+
 
 SPEC = DatasetSpec(
     source=MovieLens100K,

@@ -64,6 +64,10 @@ class MovieLens1M(Source):
         published = Published(6_022, 3_043, 995_154) if self.verify else None
         return finish("ml-1m", rows, published, sources=found.paths)
 
+    def is_here(self) -> bool:
+        """Tell whether a mirror or the cache has the files. Raises DataError for a mirror that does not exist."""
+        return (_RATINGS.origin if self.variant == "ratings" else _SPLIT).find() is not None
+
 
 def _read_split(paths: tuple[Path, ...]) -> Rows:
     """Read one list of item lists a part, in the order train, test, validation; a list's place is its user."""

@@ -42,6 +42,10 @@ class TasteProfile(Source):
         published = Published(1_019_318, 384_546, 48_373_586) if self.verify else None
         return finish("msd", rows, published, sources=found.paths)
 
+    def is_here(self) -> bool:
+        """Tell whether a mirror or the cache has the files. Raises DataError for a mirror that does not exist."""
+        return _ORIGIN.find() is not None
+
 
 SPEC = DatasetSpec(
     source=TasteProfile,

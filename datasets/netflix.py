@@ -47,6 +47,10 @@ class NetflixPrize(Source):
         published = Published(480_189, 17_770, 100_480_507) if self.verify else None
         return finish("netflix", rows, published, sources=found.paths)
 
+    def is_here(self) -> bool:
+        """Tell whether a mirror or the cache has the files. Raises DataError for a mirror that does not exist."""
+        return _ORIGIN.find() is not None
+
 
 def _rows(paths: tuple[Path, ...]) -> Rows:
     users: list[NDArray[np.int32]] = []

@@ -33,6 +33,10 @@ class Retail(Source):
         published = Published(88_162, 16_470, 908_576) if self.verify else None
         return finish("retail", rows, published, sources=found.paths)
 
+    def is_here(self) -> bool:
+        """Tell whether a mirror or the cache has the files. Raises DataError for a mirror that does not exist."""
+        return _ORIGIN.find() is not None
+
 
 SPEC = DatasetSpec(
     source=Retail,

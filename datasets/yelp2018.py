@@ -29,6 +29,10 @@ class Yelp2018(Source):
         """Read both parts. Raises DataError."""
         return load_split(_ORIGIN, Published(31_668, 38_048, 1_561_406), verify=self.verify)
 
+    def is_here(self) -> bool:
+        """Tell whether a mirror or the cache has the files. Raises DataError for a mirror that does not exist."""
+        return _ORIGIN.find() is not None
+
 
 SPEC = DatasetSpec(
     source=Yelp2018,
