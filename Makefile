@@ -34,7 +34,7 @@ $(VENV)/.tox-installed: | system-packages
 $(VENV)/.installed: pyproject.toml | system-packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --editable .
+	$(BIN)/python -m pip install --editable ".[report]"
 	$(BIN)/python -m pip install --quiet --editable ".[cholmod]" || \
 	  echo "recscale goes on without CHOLMOD: its jobs will be recorded as skipped"
 	touch $@

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -90,13 +92,32 @@ class RunFlags:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class TuneFlags:
-    """The flags of `tune`, beside those of `run`."""
+    """The flags of `tune`, beside those of `run`; they override the key `tune` of a suite."""
 
     trials: Annotated[int | None, Parameter(help="trials of each model (20; with --time any number)")] = None
     time: Annotated[str | None, Parameter(help="begin no trial once those of the model took so long, as 30m")] = None
     by: Annotated[str | None, Parameter(help="metric that decides (the first of --metric, or of the protocol)")] = None
-    sampler: Annotated[Literal["tpe", "random"], Parameter(help="how options are drawn (tpe)")] = "tpe"
-    sampler_seed: Annotated[int, Parameter(help="another seed draws other trials (0)")] = 0
+    sampler: Annotated[Literal["tpe", "random"] | None, Parameter(help="how options are drawn (tpe)")] = None
+    pruner: Annotated[
+        Literal["none", "median"] | None, Parameter(help="end trials that others were better than at that epoch (none)")
+    ] = None
+    sampler_seed: Annotated[int | None, Parameter(help="another seed draws other trials (0)")] = None
+    workers: Annotated[int | None, Parameter(help="processes that can share a study, the same in each (4)")] = None
+
+    def over(self, suite: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keys of `tune` in a suite with the flags that are given laid over them."""
+        keys = {
+            "trials": self.trials,
+            "time": self.time,
+            "metric": self.by,
+            "sampler": self.sampler,
+            "pruner": self.pruner,
+            "seed": self.sampler_seed,
+            "workers": self.workers,
+        }
+        given = {name: value for name, value in keys.items() if value is not None}
+        kept = {name: value for name, value in suite.items() if not (name == "seconds" and "time" in given)}
+        return kept | given
 
 
 @Parameter(name="*")
@@ -115,6 +136,82 @@ class CompareFlags:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class HistoryFlags:
+    """The flags of `history`."""
+
+    out: Annotated[Path | None, Parameter(help="folder to draw the figures in, as SVG and PNG")] = None
+    model: Annotated[
+        tuple[str, ...], Parameter(name=["--model", "-m"], help="model, or a job as the table names it; repeatable")
+    ] = ()
+    dataset: Annotated[tuple[str, ...], Parameter(name=["--dataset", "-d"], help="data set, repeatable")] = ()
+    metric: Annotated[str | None, Parameter(help="metric to follow (the first of each record)")] = None
+    json: Annotated[bool, Parameter(negative="", help="print one JSON document")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ReproFlags:
+    """The flags of `repro`."""
+
+    list: Annotated[bool, Parameter(negative="", help="the papers, their tables, and what can run here")] = False
+    table: Annotated[tuple[str, ...], Parameter(help="table of the paper, repeatable (all)")] = ()
+    column: Annotated[tuple[str, ...], Parameter(help="column of the tables, repeatable (all)")] = ()
+    row: Annotated[tuple[str, ...], Parameter(help="row of the tables, repeatable (all)")] = ()
+    plan: Annotated[bool, Parameter(negative="", help="show the jobs and what will become of them; run none")] = False
+    download: Annotated[bool, Parameter(negative="", help="fetch data sets that are not here")] = False
+    device: Annotated[str, Parameter(help="auto (default), cpu, cuda or cuda:N")] = "auto"
+    timeout: Annotated[str | None, Parameter(help="hard limit a job, such as 90, 10m or 2h")] = None
+    max_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 8GB")] = None
+    max_gpu_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 16GB")] = None
+    jobs: Annotated[int, Parameter(name=["--jobs", "-j"], help="jobs at a time; cores are divided")] = 1
+    store: Annotated[Path, Parameter(help="folder of the records (results)")] = DEFAULT_STORE
+    overwrite: Annotated[
+        Literal["never", "failed", "always"], Parameter(help="which finished jobs to repeat (never)")
+    ] = "never"
+    json: Annotated[bool, Parameter(negative="", help="print one JSON document")] = False
+    markdown: Annotated[Path | None, Parameter(help="also write the tables, as to repro.md")] = None
+    strict: Annotated[bool, Parameter(negative="", help="exit with 1 if a cell is outside of its tolerance")] = False
+
+    def limits(self) -> dict[str, Any]:
+        """Return the budgets and the device under the keys of a suite."""
+        return {
+            "device": self.device,
+            "timeout": self.timeout,
+            "max_memory": self.max_memory,
+            "max_gpu_memory": self.max_gpu_memory,
+            "jobs": self.jobs,
+        }
+
+    def asked(self, paper: str | None) -> dict[str, Any]:
+        """Return what is asked of the tables themselves."""
+        return {
+            "command": self._command(paper or ""),
+            "list_only": self.list or paper is None,
+            "tables": self.table,
+            "columns": self.column,
+            "rows": self.row,
+            "store": self.store,
+            "overwrite": self.overwrite,
+            "download": self.download,
+            "plan": self.plan,
+            "as_json": self.json,
+            "markdown": self.markdown,
+        }
+
+    def _command(self, paper: str) -> str:
+        """Return the command that gives the same tables from the same store."""
+        parts = ["recscale", "repro", paper]
+        for flag, values in (("--table", self.table), ("--column", self.column), ("--row", self.row)):
+            parts += [word for value in values for word in (flag, value)]
+        device = None if self.device == "auto" else self.device
+        limits = {"--timeout": self.timeout, "--max-memory": self.max_memory, "--max-gpu-memory": self.max_gpu_memory}
+        for flag, value in {**limits, "--device": device}.items():
+            parts += [] if value is None else [flag, value]
+        return shlex.join([*parts, "--store", str(self.store)])
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class ExplainFlags:
     """The flags of `explain`."""
 
@@ -124,3 +221,26 @@ class ExplainFlags:
     plugin: Annotated[tuple[str, ...], Parameter(help="Python file with a SPEC of your own, repeatable")] = ()
     store: Annotated[Path, Parameter(help="folder of the records (results)")] = DEFAULT_STORE
     json: Annotated[bool, Parameter(negative="", help="print one JSON document")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ReportFlags:
+    """The flags of `report`."""
+
+    store: Annotated[Path, Parameter(help="folder of the records (results)")] = DEFAULT_STORE
+    out: Annotated[Path | None, Parameter(help="folder to write to (report, in the store)")] = None
+    metric: Annotated[str | None, Parameter(help="metric to sort and draw by (the first of each protocol)")] = None
+    format: Annotated[
+        tuple[str, ...], Parameter(help="md, html, tex, svg, png or pdf, repeatable (md, html, svg and png)")
+    ] = ()
+    static: Annotated[bool, Parameter(negative="", help="no interactive figures: a smaller page of still ones")] = False
+    serve: Annotated[bool, Parameter(negative="", help="serve the page to this machine; it follows the store")] = False
+    port: Annotated[int | None, Parameter(help="port of --serve (8765; 0: any that is free)")] = None
+
+    def __post_init__(self) -> None:
+        """Check that what is given goes together. Raises UsageError."""
+        if self.serve and (self.out is not None or self.format):
+            raise UsageError("--serve writes no files; leave out --out and --format, or run report once more for them")
+        if self.port is not None and not self.serve:
+            raise UsageError(f"--port {self.port} is that of --serve; add --serve, or leave it out")

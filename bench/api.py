@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ def run(
     """Run models on data sets and return the records, a row a job, failures included.
 
     `suite` takes the keys of a suite file: models, protocols (or protocol), seeds, metrics, device, timeout,
-    max_memory, max_gpu_memory, jobs, profile, plugins. No models at all means every model over its sizes.
+    max_memory, max_gpu_memory, jobs, profile, plugins, tune. No models at all means every model over its sizes.
     Raises UsageError, UnknownName, DataError or StoreError; a job that fails is a row, not an error.
     """
     import msgspec
@@ -32,8 +33,9 @@ def run(
 
     from recscale.errors import UsageError
     from recscale.running.display import display_for
-    from recscale.running.runner import Runner, open_store
+    from recscale.running.runner import open_store
     from recscale.running.suite import Suite
+    from recscale.running.tuning import run_suite
 
     if overwrite not in ("never", "failed", "always"):
         raise UnknownName("way to overwrite", overwrite, ["never", "failed", "always"])
@@ -47,8 +49,8 @@ def run(
         checked = msgspec.convert(wanted, Suite, strict=False)
     except msgspec.ValidationError as error:
         raise UsageError(str(error)) from None
-    runner = Runner(checked, open_store(store), display_for(quiet=not progress), overwrite)  # type: ignore[arg-type]
-    return pd.DataFrame([record.flat() for record in runner.run()])
+    found = run_suite(checked, open_store(store), display_for(quiet=not progress), overwrite)  # type: ignore[arg-type]
+    return pd.DataFrame([record.flat() for record in found])
 
 
 def records(store: str | Path = "results") -> pd.DataFrame:
@@ -59,20 +61,24 @@ def records(store: str | Path = "results") -> pd.DataFrame:
     return frame
 
 
-def report(store: str | Path = "results", out: str | Path | None = None, *, metric: str | None = None) -> list[Path]:
-    """Write tables, figures and a page from the records of a store; return the files written."""
-    from recscale.records.store import Store
-    from recscale.reporting.page import write_report
-    from recscale.running.stability import StabilityOverSeeds
+def report(
+    store: str | Path = "results",
+    out: str | Path | None = None,
+    *,
+    metric: str | None = None,
+    formats: Sequence[str] = (),
+    interactive: bool | None = None,
+) -> list[Path]:
+    """Write tables, figures and a page from the records of a store; return the files written.
 
-    opened = Store(store)
-    return write_report(
-        opened.records(),
-        Path(out or opened.root / "report"),
-        metric=metric,
-        stability=StabilityOverSeeds(opened),
-        vectors=opened,
-    )
+    `formats` are among md, html, tex, svg, png and pdf (no formats: md, html, svg and png). The page is interactive
+    where the extra `report` is installed (None), always or never. Warns of files that hold no record, and of a missing
+    extra. Raises UsageError, UnknownName, StoreError or MissingExtra.
+    """
+    from recscale._report import options_of, write_report
+
+    folder = Path(out) if out else None
+    return write_report(Path(store), folder, options_of(metric, formats, interactive), warnings.warn)
 
 
 def explain(

@@ -12,17 +12,27 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from recscale import __version__
-from recscale._flags import DEFAULT_STORE, CompareFlags, ExplainFlags, RunFlags, TuneFlags
+from recscale._flags import (
+    DEFAULT_STORE,
+    CompareFlags,
+    ExplainFlags,
+    HistoryFlags,
+    ReportFlags,
+    ReproFlags,
+    RunFlags,
+    TuneFlags,
+)
 from recscale.errors import RecscaleError, UsageError
 
 if TYPE_CHECKING:
     from recscale.records.record import RunRecord
     from recscale.registry import Entry
+    from recscale.reporting.page import Options
     from recscale.running.runner import Runner
     from recscale.running.suite import Suite
 
 EXIT_FAILED_JOB = 1
-EXIT_REGRESSION = 1
+EXIT_REGRESSION = EXIT_OUTSIDE = 1
 EXIT_WRONG_USE = 2
 EXIT_INTERRUPTED = 130
 
@@ -67,7 +77,7 @@ def run(*datasets: str, flags: RunFlags = RunFlags()) -> int:
 def run_all(*datasets: str, flags: RunFlags = RunFlags()) -> int:
     """Run every model over its sizes, then write the report."""
     code = _run(datasets, flags)
-    _write_report(flags.store, flags.store / "report", None)
+    _write_report(ReportFlags(store=flags.store))
     return code
 
 
@@ -75,36 +85,20 @@ def run_all(*datasets: str, flags: RunFlags = RunFlags()) -> int:
     help_epilogue="""Examples:
   recscale tune gowalla --protocol hold-one-out -m elfm -m ease -m wrmf --trials 20
   recscale tune ml-1m -m "ease[k=50,200]" --time 30m --timeout 10m --seeds 0 1 2
+  recscale tune --suite suite.yaml --pruner median
 """,
 )
 def tune(*datasets: str, flags: RunFlags = RunFlags(), tuning: TuneFlags = TuneFlags()) -> int:
     """Search the options of models on validation users, as much for each, and run the best on the test users.
 
     Options that are given are held fast, and the size stays at its default unless it is given; a list of values is a
-    study each. A search that was interrupted goes on.
+    study each. A search that was interrupted goes on, and the same command in several processes shares it.
     """
-    from recscale._parameters import build
-    from recscale.measuring.budget import parse_seconds
-    from recscale.running.display import display_for
-    from recscale.running.printing import print_records, print_studies
-    from recscale.running.runner import open_store
-    from recscale.running.tuning import TuneOptions, Tuner
+    import msgspec
 
     _require_models(datasets, flags)
-    given = {
-        "trials": tuning.trials,
-        "seconds": None if tuning.time is None else parse_seconds(tuning.time),
-        "metric": tuning.by,
-        "sampler": tuning.sampler,
-        "seed": tuning.sampler_seed,
-    }
-    options = build(TuneOptions, "tune", given)
-    display = display_for(quiet=False)
-    studies, records = Tuner(_suite(datasets, flags), open_store(flags.store), display, options, flags.overwrite).run()
-    print_studies(studies, as_json=flags.json)
-    print_records(records, as_json=flags.json)
-    failed = _any_failed(records) or any(s.best is None and _any_failed(s.trials) for s in studies)
-    return EXIT_FAILED_JOB if flags.strict and failed else 0
+    suite = _suite(datasets, flags)
+    return _tune(msgspec.structs.replace(suite, tune=tuning.over(suite.tune or {})), flags)
 
 
 @app.command(
@@ -175,16 +169,19 @@ def info(name: str, *, plugin: tuple[str, ...] = ()) -> None:
 @app.command(
     help_epilogue="""Example:
   recscale report --store results --out report --metric ndcg@100
+  recscale report --format pdf --format tex
+  recscale report --serve
 """,
 )
-def report(
-    *,
-    store: Path = DEFAULT_STORE,
-    out: Path | None = None,
-    metric: str | None = None,
-) -> None:
-    """Write tables, figures and a page from the records of a store."""
-    _write_report(store, out or store / "report", metric)
+def report(*, flags: ReportFlags = ReportFlags()) -> None:
+    """Write tables, figures and a page from the records of a store, or serve the page while runs go on."""
+    if flags.serve:
+        from recscale._report import live_page
+        from recscale.reporting.serving import serve
+
+        serve(live_page(flags.store, _options(flags), _warn), flags.port, _print)
+    else:
+        _write_report(flags)
 
 
 @app.command(
@@ -211,6 +208,44 @@ def compare(baseline: Path, candidate: Path, /, *, flags: CompareFlags = Compare
     if flags.markdown is not None:
         write_summary(found, flags.markdown)
     return EXIT_REGRESSION if any(finding.verdict == "worse" for finding in found) else 0
+
+
+@app.command(
+    help_epilogue="""Examples:
+  recscale history
+  recscale history --out history -m ease -m wrmf
+  recscale history results/baselines/ci before after --dataset debian-depends --metric recall@20
+""",
+)
+def history(*stores: Path, flags: HistoryFlags = HistoryFlags()) -> None:
+    """Show each figure of each job over the commits that it was run at, and the steps that got worse or better.
+
+    A store keeps the runs of every version of the code; several stores, one for each commit say, are read as one.
+    """
+    from recscale.records.history import Wanted, histories
+    from recscale.records.store import Store
+    from recscale.running.history_printing import print_histories
+
+    opened = {str(store): Store(store) for store in stores or (DEFAULT_STORE,)}
+    found = histories(opened, Wanted(flags.model, flags.dataset, flags.metric))
+    print_histories(found, as_json=flags.json)
+    if flags.out is not None:
+        from recscale.reporting.history import write_figures
+
+        for path in write_figures(found, flags.out):
+            sys.stderr.write(f"wrote {path}\n")
+
+
+@app.command(help_epilogue="Examples:\n  recscale repro\n  recscale repro chol --table table-3 --max-memory 20GB\n")
+def repro(paper: str | None = None, *, flags: ReproFlags = ReproFlags()) -> int:
+    """Run the tables of a paper on the data that is here, and hold our cells against the published ones.
+
+    PAPER may be a YAML file of your own; without one, papers are listed, with what of them can run here.
+    """
+    from recscale.running.repro_printing import Asked, answer
+
+    is_outside = answer(paper, Asked(limits=flags.limits(), **flags.asked(paper)))
+    return EXIT_OUTSIDE if flags.strict and is_outside else 0
 
 
 @app.command(
@@ -349,24 +384,46 @@ def _runner(datasets: Sequence[str], flags: RunFlags) -> Runner:
 def _run(datasets: Sequence[str], flags: RunFlags) -> int:
     from recscale.running.printing import print_records
 
-    records = _runner(datasets, flags).run()
+    runner = _runner(datasets, flags)
+    if runner.suite.tune is not None:
+        return _tune(runner.suite, flags)
+    records = runner.run()
     print_records(records, as_json=flags.json)
     return EXIT_FAILED_JOB if flags.strict and _any_failed(records) else 0
+
+
+def _tune(suite: Suite, flags: RunFlags) -> int:
+    """Search the options of the models of a suite, run the best, and print both."""
+    from recscale.running.display import display_for
+    from recscale.running.printing import print_records, print_studies
+    from recscale.running.runner import open_store
+    from recscale.running.tuning import Tuner
+
+    tuner = Tuner(suite, open_store(flags.store), display_for(quiet=False), suite.tuning(), flags.overwrite)
+    studies, records = tuner.run()
+    print_studies(studies, as_json=flags.json)
+    print_records(records, as_json=flags.json)
+    failed = _any_failed(records) or any(s.best is None and _any_failed(s.trials) for s in studies)
+    return EXIT_FAILED_JOB if flags.strict and failed else 0
 
 
 def _any_failed(records: Sequence[RunRecord]) -> bool:
     return any(record.status not in ("ok", "skipped") for record in records)
 
 
-def _write_report(store: Path, folder: Path, metric: str | None) -> None:
-    from recscale.records.store import Store
-    from recscale.reporting.page import write_report
-    from recscale.running.stability import StabilityOverSeeds
+def _write_report(flags: ReportFlags) -> None:
+    from recscale._report import write_report
 
-    opened = Store(store)
-    records = opened.records()
-    for unreadable in opened.unreadable:
-        sys.stderr.write(f"recscale: left out {unreadable.path}: {unreadable.reason}\n")
-    for path in write_report(records, folder, metric=metric, stability=StabilityOverSeeds(opened), vectors=opened):
-        if path.suffix in (".html", ".md"):
+    for path in write_report(flags.store, flags.out, _options(flags), _warn):
+        if path.suffix in (".html", ".md") or path.name == "report.tex":
             sys.stderr.write(f"wrote {path}\n")
+
+
+def _options(flags: ReportFlags) -> Options:
+    from recscale._report import options_of
+
+    return options_of(flags.metric, flags.format, False if flags.static else None)
+
+
+def _warn(line: str) -> None:
+    sys.stderr.write(f"recscale: {line}\n")

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -26,6 +27,8 @@ _PACKAGES = ("recscale", "numpy", "scipy", "torch", "implicit", "numba", "scikit
 _GEMM_SIZE = 1536  # 7.2 GFLOP: 35 ms at 200 GFLOP/s
 _READ_BYTES_A_CORE, _READ_BYTES_LEAST, _READ_BYTES_MOST = 2**24, 2**27, 2**29
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_COMMIT_LETTERS = 10  # always as many, so that one commit has one name everywhere
+_COMMIT_SECONDS = 5.0  # git compares every tracked file, which takes long on a slow disk
 
 
 def fingerprint() -> dict[str, Any]:
@@ -77,6 +80,25 @@ def versions() -> dict[str, str]:
     if blas.get("name"):
         found["blas"] = f"{blas['name']} {blas.get('version', '')}".strip()
     return found
+
+
+def source_commit(folder: Path | None = None) -> str | None:
+    """Return the commit of the git repository that `folder` (the working directory) lies in, as 10 letters of its hash.
+
+    A `+` behind it says that tracked files differ from it. None where there is no git, no repository or no commit, and
+    where git takes longer than 5 seconds.
+    """
+    words = ["git", "describe", "--always", "--exclude=*", f"--abbrev={_COMMIT_LETTERS}", "--dirty=+"]
+    # Without the optional locks nothing is written to the repository, where another git may be at work.
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(
+            words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=_COMMIT_SECONDS, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 def calibrate(seconds: float = 1.0, *, n_threads: int | None = None) -> dict[str, float]:

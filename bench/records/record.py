@@ -8,10 +8,11 @@ import msgspec
 
 SCHEMA_VERSION = 1
 
-Status = Literal["ok", "refused", "skipped", "out_of_memory", "out_of_gpu_memory", "timeout", "error"]
+Status = Literal["ok", "pruned", "refused", "skipped", "out_of_memory", "out_of_gpu_memory", "timeout", "error"]
 FAILURES: tuple[str, ...] = ("refused", "skipped", "out_of_memory", "out_of_gpu_memory", "timeout", "error")
 
 
+VALIDATION = "validation "  # how a series of `history` is named that is of the validation users; its metric follows
 JUDGE = "judge"  # the phase after all others, which is no cost of the model
 
 Part = Literal["test", "validation"]
@@ -41,12 +42,23 @@ class CoClusterExample(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
     items: list[str]
 
 
+class Trial(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The place of a trial of tuning: the study that ran it first, and its number there."""
+
+    study: str  # the model with the options that were held fast
+    number: int  # from 0, the defaults
+    metric: str  # of the validation users, by which the study is decided
+    sampler: str
+    seed: int  # of the sampler
+
+
 class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One job: what was asked, what came of it, and what it cost."""
 
     schema_version: int = SCHEMA_VERSION
     key: str
     evaluated_on: Part = "test"  # validation: a trial of tuning
+    trial: Trial | None = None
     status: Status
     reason: str | None = None  # one line; None when the status is ok
     failed_phase: str | None = None
@@ -72,6 +84,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     data_fingerprint: str
     split_fingerprint: str
     code_fingerprint: str
+    commit: str | None = None  # of the git repository that the run was started in; + behind it: files were changed
     n_train_users: int
     n_items: int
     n_train_interactions: int
@@ -122,6 +135,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         for name, phase in row.pop("phases").items():
             for column in phase.__struct_fields__:
                 row[f"{name}_{column}"] = getattr(phase, column)
+        row.update({f"trial.{k}": v for k, v in msgspec.to_builtins(row.pop("trial") or {}).items()})
         row.update({f"parameter.{k}": v for k, v in row.pop("parameters").items()})
         row.update({f"standard_error.{k}": v for k, v in row.pop("standard_errors").items()})
         row.update(row.pop("metrics"))

@@ -28,6 +28,8 @@ LEAST_BYTES = 16 * 2**20
 """Memory that two runs of the same job may differ by: pages of libraries that are read or not, and of the allocator."""
 LEAST_SECONDS = 0.5
 """A phase that takes less is not judged by time: start of threads and caches are a part of it that differs."""
+NOT_COMPARED = "run"
+"""The quantity of a finding that says why a job cannot be compared."""
 _FINGERPRINTS = ("data_fingerprint", "split_fingerprint")
 _TIMED = ("fit", "score")
 
@@ -80,18 +82,44 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """The runs of one job in both stores, of the seeds that both have, in the order of the seeds."""
+class Run:
+    """A record, the store that has the vectors of its users, and the metrics to be tested (None: all of them)."""
 
-    before: tuple[RunRecord, ...]
-    after: tuple[RunRecord, ...]
+    record: RunRecord
+    source: Recorded
+    metrics: frozenset[str] | None = None
+
+
+Runs = Mapping[int, Run]
+"""The runs of one job by their seeds."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The runs of one job before and after, of the seeds that both have, in the order of the seeds."""
+
+    runs: tuple[tuple[Run, ...], tuple[Run, ...]]
+
+    @property
+    def before(self) -> tuple[RunRecord, ...]:
+        """The records of the baseline."""
+        return tuple(run.record for run in self.runs[0])
+
+    @property
+    def after(self) -> tuple[RunRecord, ...]:
+        """The records of the candidate."""
+        return tuple(run.record for run in self.runs[1])
 
     def finding(self, quantity: str, verdict: Verdict, **fields: Any) -> Finding:
         """Return a finding about this job."""
         first = self.after[0]
-        job = first.configuration or first.model
         return Finding(
-            dataset=first.dataset, protocol=first.protocol, job=job, quantity=quantity, verdict=verdict, **fields
+            dataset=first.dataset,
+            protocol=first.protocol,
+            job=job_name(first),
+            quantity=quantity,
+            verdict=verdict,
+            **fields,
         )
 
 
@@ -104,22 +132,30 @@ def regressions(baseline: Recorded, candidate: Recorded, tolerances: Tolerances 
     Of several records of one job and seed (after a change of the code, or on two machines) the last one counts. Raises
     UsageError where the two have nothing in common.
     """
-    before, after = _jobs(baseline.records()), _jobs(candidate.records())
+    before, after = _jobs(baseline), _jobs(candidate)
     if not before.keys() & after.keys():
         raise UsageError(_nothing_in_common(before, after))
-    found: list[Finding] = []
-    pairs: list[_Pair] = []
-    for identity in sorted(before.keys() | after.keys()):
-        pair, reason = _pair(before.get(identity, {}), after.get(identity, {}))
-        if reason is None:
-            pairs.append(pair)
-        else:
-            found.append(pair.finding("run", "not compared", note=reason))
-    accuracy = _accuracy(pairs, (baseline, candidate), tolerances.level)
-    for index, pair in enumerate(pairs):
-        found += _status(pair)
+    steps = [(before.get(job, {}), after.get(job, {})) for job in sorted(before.keys() | after.keys())]
+    return [finding for findings in judged(steps, tolerances) for finding in findings]
+
+
+def judged(steps: Sequence[tuple[Runs, Runs]], tolerances: Tolerances = Tolerances()) -> list[list[Finding]]:
+    """Return the findings of each step of a job from some runs to others; one family of paired tests over all steps.
+
+    Of a step that cannot be compared there is one finding, of the quantity `run`, that says why.
+    """
+    paired_runs = [_pair(*step) for step in steps]
+    pairs = [pair for pair, reason in paired_runs if reason is None]
+    accuracy = iter(_accuracy(pairs, tolerances.level))
+    found: list[list[Finding]] = []
+    for pair, reason in paired_runs:
+        if reason is not None:
+            found.append([pair.finding(NOT_COMPARED, "not compared", note=reason)])
+            continue
+        scores = next(accuracy)
+        found.append([*_status(pair)])
         if _finished(pair):
-            found += [*_sizes(pair), *accuracy[index], *_memory(pair, tolerances), *_times(pair, tolerances)]
+            found[-1] += [*_sizes(pair), *scores, *_memory(pair, tolerances), *_times(pair, tolerances)]
     return found
 
 
@@ -129,28 +165,33 @@ def counts(findings: Iterable[Finding]) -> dict[Verdict, int]:
     return {verdict: found.count(verdict) for verdict in VERDICTS}
 
 
-def _jobs(records: Iterable[RunRecord]) -> dict[Identity, dict[int, RunRecord]]:
-    """Return the records by job and seed, the last of each."""
-    found: dict[Identity, dict[int, RunRecord]] = defaultdict(dict)
-    for record in sorted(records, key=lambda r: r.started_at):
-        found[_identity(record)][record.seed] = record
+def _jobs(store: Recorded) -> dict[Identity, dict[int, Run]]:
+    """Return the runs of a store by job and seed, the last of each."""
+    found: dict[Identity, dict[int, Run]] = defaultdict(dict)
+    for record in sorted(store.records(), key=lambda r: r.started_at):
+        found[identity(record)][record.seed] = Run(record, store)
     return dict(found)
 
 
-def _identity(record: RunRecord) -> Identity:
+def job_name(record: RunRecord) -> str:
+    """Return what a person calls a job on its data: the model with whatever differs from its defaults."""
+    return record.configuration or record.model
+
+
+def identity(record: RunRecord) -> Identity:
     """Return what makes two records runs of one job; a default that was changed, and new options, do not part them."""
     options = record.configuration or msgspec.json.encode(record.parameters, order="deterministic").decode()
     return (record.dataset, record.protocol, record.model, options, record.device_requested)
 
 
-def _pair(before: Mapping[int, RunRecord], after: Mapping[int, RunRecord]) -> tuple[_Pair, str | None]:
+def _pair(before: Runs, after: Runs) -> tuple[_Pair, str | None]:
     """Return the runs of a job, and why they cannot be compared, if so."""
     seeds = sorted(before.keys() & after.keys())
-    pair = _Pair(tuple(before[s] for s in seeds), tuple(after[s] for s in seeds))
+    pair = _Pair((tuple(before[s] for s in seeds), tuple(after[s] for s in seeds)))
     if not seeds:
         known = tuple((after or before).values())
         either = "only the candidate has it" if not before else "only the baseline has it"
-        return _Pair(known, known), "no seed in common" if before and after else either
+        return _Pair((known, known)), "no seed in common" if before and after else either
     differing = [
         f"{name.replace('_', ' ')} {getattr(one, name)[:8]} is now {getattr(other, name)[:8]}"
         for name in _FINGERPRINTS
@@ -165,7 +206,7 @@ def _nothing_in_common(before: Mapping[Identity, Any], after: Mapping[Identity, 
     if not before or not after:
         return f"the {'baseline' if not before else 'candidate'} has no records; make some by: recscale run"
     parts = ("data sets", "protocols", "models", "options", "devices")
-    sides = [[{identity[i] for identity in side} for i in range(len(parts))] for side in (before, after)]
+    sides = [[{job[i] for job in side} for i in range(len(parts))] for side in (before, after)]
     apart = [i for i in range(len(parts)) if not sides[0][i] & sides[1][i]]
     if not apart:
         return "the baseline and the candidate have no job in common; run the same models on the same data for both"
@@ -212,16 +253,16 @@ def _means(pair: _Pair, field: str) -> tuple[float | None, float | None]:
     return sum(sides[0]) / len(sides[0]), sum(sides[1]) / len(sides[1])
 
 
-def _accuracy(pairs: Sequence[_Pair], stores: tuple[Recorded, Recorded], level: float) -> dict[int, list[Finding]]:
-    """Compare every metric that is known by user; one family of tests over all jobs."""
+def _accuracy(pairs: Sequence[_Pair], level: float) -> list[list[Finding]]:
+    """Compare every metric that is known by user; one family of tests over all pairs."""
     places: list[tuple[int, str]] = []
     tests: list[Paired] = []
     means: list[tuple[float, float]] = []
-    found: dict[int, list[Finding]] = defaultdict(list)
+    found: list[list[Finding]] = [[] for _ in pairs]
     for index, pair in enumerate(pairs):
         if not _finished(pair):
             continue
-        before, after = _vectors(pair.before, stores[0]), _vectors(pair.after, stores[1])
+        before, after = (_vectors(side) for side in pair.runs)
         shared = [name for name in after if name in before and before[name].shape == after[name].shape]
         if not shared:
             found[index].append(pair.finding("accuracy", "not compared", note="no figures by user in both"))
@@ -234,8 +275,8 @@ def _accuracy(pairs: Sequence[_Pair], stores: tuple[Recorded, Recorded], level: 
             means.append((float(np.nanmean(before[metric])), float(np.nanmean(after[metric]))))
     adjusted = holm([test.p_value for test in tests])
     for (index, metric), test, p_value, (one, other) in zip(places, tests, adjusted, means, strict=True):
-        told = replace(test, adjusted_p_value=p_value)
-        found[index].append(_judged(pairs[index], metric, told, (one, other), level))
+        corrected = replace(test, adjusted_p_value=p_value)
+        found[index].append(_judged(pairs[index], metric, corrected, (one, other), level))
     return found
 
 
@@ -248,20 +289,21 @@ def _judged(pair: _Pair, metric: str, test: Paired, means: tuple[float, float], 
     return pair.finding(metric, verdict, unit="score", baseline=means[0], candidate=means[1], note=note)
 
 
-def _vectors(records: Sequence[RunRecord], store: Recorded) -> dict[str, NDArray[np.float64]]:
+def _vectors(runs: Sequence[Run]) -> dict[str, NDArray[np.float64]]:
     """Return the means over the runs of each metric by user (U,), of the metrics that all of them have."""
-    found = [store.per_user(record) for record in records]
+    found = [run.source.per_user(run.record) for run in runs]
     return {
         name: np.mean(np.stack([one[name] for one in found]), axis=0, dtype=np.float64)
         for name in found[0]
-        if all(name in one and one[name].shape == found[0][name].shape for one in found)
+        if all(run.metrics is None or name in run.metrics for run in runs)
+        and all(name in one and one[name].shape == found[0][name].shape for one in found)
     }
 
 
 def _memory(pair: _Pair, tolerances: Tolerances) -> Iterator[Finding]:
     """Compare what each phase took beyond what the process had when it began: the most of the runs."""
     for name in _TIMED:
-        sides = [[_growth(record, name) for record in side] for side in (pair.before, pair.after)]
+        sides = [[grown_bytes(record, name) for record in side] for side in (pair.before, pair.after)]
         known = [[value for value in side if value is not None] for side in sides]
         if not known[0] or not known[1]:
             continue
@@ -272,7 +314,8 @@ def _memory(pair: _Pair, tolerances: Tolerances) -> Iterator[Finding]:
         yield pair.finding(f"memory of {name}", verdict, unit="bytes", baseline=one, candidate=other)
 
 
-def _growth(record: RunRecord, phase: str) -> int | None:
+def grown_bytes(record: RunRecord, phase: str) -> int | None:
+    """Return what a phase took beyond what the process had when it began; None if that is not known."""
     cost = record.phases.get(phase)
     if cost is None or cost.peak_rss_bytes is None:
         return None
@@ -280,10 +323,15 @@ def _growth(record: RunRecord, phase: str) -> int | None:
 
 
 def _times(pair: _Pair, tolerances: Tolerances) -> Iterator[Finding]:
-    """Compare the fastest run of each phase, after the speed of the machine is taken out."""
+    """Compare the fastest run of each phase, after the speed of the machine is taken out.
+
+    On one and the same machine the seconds themselves have to agree: whatever else it does may slow the calibration
+    and not the phase, or the other way round, and either alone would be an alarm about nothing.
+    """
     sides = (pair.before, pair.after)
     speeds = [max(record.calibration.get("gemm_gflops", 0.0) for record in side) for side in sides]
-    comparable = all(speeds) or pair.before[0].machine == pair.after[0].machine
+    same_machine = pair.before[0].machine == pair.after[0].machine
+    comparable = all(speeds) or same_machine
     relative = speeds[1] / speeds[0] if all(speeds) else 1.0
     for name in _TIMED:
         walls = [[record.phases[name].wall_seconds for record in side if name in record.phases] for side in sides]
@@ -293,17 +341,18 @@ def _times(pair: _Pair, tolerances: Tolerances) -> Iterator[Finding]:
         verdict: Verdict = "not compared"
         note = "another machine, and no calibration"
         if comparable and one > 0:
-            verdict, note = _timed(other / one * relative, max(one, other), len(sides[0]), tolerances)
+            ratios = (other / one * relative, other / one if same_machine else other / one * relative)
+            verdict, note = _timed(ratios, max(one, other), len(sides[0]), tolerances)
         yield pair.finding(f"time of {name}", verdict, unit="seconds", baseline=one, candidate=other, note=note)
 
 
-def _timed(ratio: float, seconds: float, n_runs: int, tolerances: Tolerances) -> tuple[Verdict, str]:
-    """Return what is to be thought of a ratio of times."""
+def _timed(ratios: tuple[float, float], seconds: float, n_runs: int, tolerances: Tolerances) -> tuple[Verdict, str]:
+    """Return what is to be thought of a ratio of times, calibrated and as it has to be confirmed."""
     factor = 1 + tolerances.time
-    told = f"{ratio:.2f} times, calibrated"
-    if seconds < LEAST_SECONDS or 1 / factor <= ratio <= factor:
+    told = f"{ratios[0]:.2f} times, calibrated"
+    if seconds < LEAST_SECONDS or not (min(ratios) > factor or max(ratios) < 1 / factor):
         return "level", told
     if n_runs < tolerances.repeats:
         runs = "run" if n_runs == 1 else "runs"
         return "unsure", f"{told}, by {n_runs} {runs}; {tolerances.repeats} seeds or more would tell"
-    return ("worse" if ratio > 1 else "better"), told
+    return ("worse" if min(ratios) > factor else "better"), told

@@ -14,6 +14,7 @@ import io
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,8 +123,13 @@ class Store:
     def _arrays(self, record: RunRecord) -> dict[str, NDArray[Any]]:
         pattern = f"*/{_slug(record.dataset)}/{_slug(record.protocol)}/{record.model}-{record.key[:16]}.npz"
         for path in self.root.glob(pattern):
-            with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file}
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    return {name: file[name] for name in file}
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                raise StoreError(
+                    f"{path} holds no vectors of users: {error}; remove it with its record and run the job again"
+                ) from None
         return {}
 
     def records(self) -> list[RunRecord]:

@@ -1,16 +1,13 @@
-"""What a report says beside tables and figures: the machines, the commands, the settings of each run, in words."""
+"""What a report says beside tables and figures: the machines, the commands, in words."""
 
 from __future__ import annotations
 
-import re
 import shlex
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import msgspec
 
 from recscale.records.record import FAILURES, RunRecord
 from recscale.reporting import units
@@ -25,18 +22,9 @@ from recscale.reporting.comparisons import (
     text,
 )
 from recscale.reporting.frontier import smallest_within
-
-Facts = list[tuple[str, str]]
+from recscale.reporting.runs import Facts, one_line
 
 CLOSE_SHARE = 0.01
-_MOST_LOG_LINES = 10
-# What stands above the table, under the machines, or has lines of its own.
-_SHOWN_ELSEWHERE = {
-    "schema_version", "status", "model_title", "dataset", "dataset_name", "filter", "protocol", "split_fingerprint",
-    "n_train_users", "n_items", "n_train_interactions", "n_test_users", "dropped_users", "machine", "versions",
-    "phases", "history", "reason", "log_tail", "cocluster_examples",
-}  # fmt: skip
-_LONGEST_LINE = 300
 
 
 @dataclass(frozen=True)
@@ -47,15 +35,6 @@ class Machine:
     facts: Facts
     calibrations: Facts
     made: str  # how many records, and when
-
-
-@dataclass(frozen=True)
-class Run:
-    """One record, for those who want to know everything."""
-
-    label: str
-    status: str
-    settings: str
 
 
 def summary(records: Sequence[RunRecord]) -> str:
@@ -190,7 +169,7 @@ def commands(comparison: Comparison) -> list[str]:
         words = ["recscale", "run", first.dataset, "--protocol", first.protocol]
         words += [word for reference in sorted(references) for word in ("-m", reference)]
         words += ["--seeds", *map(str, seeds), "--device", device, *_budget_flags(budget)]
-        lines.append(shlex.join(_one_line(word) for word in words))
+        lines.append(shlex.join(one_line(word) for word in words))
     return sorted(lines)
 
 
@@ -213,36 +192,3 @@ def _budget_flags(budget: Sequence[float | None]) -> list[str]:
     flags = ("--timeout", "--max-memory", "--max-gpu-memory")
     given = [(flag, limit) for flag, limit in zip(flags, budget, strict=True) if limit is not None]
     return [word for flag, limit in given for word in (flag, f"{limit:.0f}" if limit == int(limit) else f"{limit}")]
-
-
-def runs(comparison: Comparison) -> list[Run]:
-    """Return every record of a comparison with all of its settings, in the order of the table."""
-    return [
-        Run(f"{configuration.label} · seed {record.seed}", configuration.outcome, _settings(record))
-        for configuration in comparison.configurations
-        for record in configuration.records
-    ]
-
-
-def _settings(record: RunRecord) -> str:
-    """Return a record as lines of name and value; what is shown once for all runs is left out."""
-    lines = [
-        f"{name}: {value if isinstance(value, str) else canonical(value)}"
-        for name in record.__struct_fields__
-        if name not in _SHOWN_ELSEWHERE and (value := getattr(record, name)) not in (None, "", {}, [])
-    ]
-    for name, phase in record.phases.items():
-        costs = {key: value for key, value in msgspec.to_builtins(phase).items() if value is not None}
-        lines.append(f"{name}: {', '.join(f'{key} {value:.6g}' for key, value in costs.items())}")
-    for name, steps in record.history.items():
-        if steps:
-            lines.append(f"history of {name}: {len(steps)} entries, the last {canonical(steps[-1])}")
-    if record.reason:
-        lines.append(f"reason: {record.reason}")
-    lines += [f"log: {line[:_LONGEST_LINE]}" for line in record.log_tail[-_MOST_LOG_LINES:]]
-    return "\n".join(_one_line(line) for line in lines)
-
-
-def _one_line(line: str) -> str:
-    """Return a line without line breaks and control characters (a terminal would obey them)."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", line)

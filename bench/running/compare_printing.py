@@ -58,21 +58,27 @@ def _cells(finding: Finding) -> list[str]:
         finding.protocol,
         finding.job,
         finding.quantity,
-        _written(finding, finding.baseline),
-        _written(finding, finding.candidate),
-        "" if change is None else f"{100 * change:+.3g} %",
+        written(finding.baseline, finding.unit),
+        written(finding.candidate, finding.unit),
+        share(change),
         finding.note,
     ]
 
 
-def _written(finding: Finding, value: float | None) -> str:
+def written(value: float | None, unit: str) -> str:
+    """Return a figure in its unit; nothing for None."""
     if value is None:
         return ""
-    if finding.unit == "bytes":
+    if unit == "bytes":
         return format_bytes(int(value))
-    if finding.unit == "seconds":
+    if unit == "seconds":
         return format_seconds(value)
-    return f"{value:.4f}" if finding.unit == "score" else format_count(value)
+    return f"{value:.4f}" if unit == "score" else format_count(value)
+
+
+def share(change: float | None) -> str:
+    """Return a change as a share of what was, such as `-2 %`; nothing for None."""
+    return "" if change is None else f"{100 * change:+.3g} %" if change else "0 %"
 
 
 def _summary(findings: Sequence[Finding]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from recscale.measuring.budget import Budget
-from recscale.records.record import JUDGE, SCHEMA_VERSION, Part, Phase, RunRecord
+from recscale.records.record import JUDGE, SCHEMA_VERSION, Part, Phase, RunRecord, Trial
 
 FIT_FILE, FITTED_FILE = "model.npz", "fitted.json"  # in the folder of a worker: a saved model, and the Fitted of it
 PER_USER_FILE, COCLUSTER_FILE = "per_user.npz", "coclusters.npz"  # there too: arrays that go into the store
@@ -99,6 +99,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     estimated_model_bytes: int | None = None
     family: str | None = None
     evaluated_on: Part = "test"
+    trial: Trial | None = None
+    may_be_pruned: bool = False  # whether a trial that was ended for want of hope settles this job
 
     @property
     def size_rank(self) -> float:
@@ -133,14 +135,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def is_settled_by(self, record: RunRecord, overwrite: str) -> bool:
         """Tell whether `record` makes running this job again needless.
 
-        A finished record settles it if it has every metric asked for and what it took is within the budget. A failure
-        settles it unless `overwrite` is "failed", or it failed for want of memory or time and the budget is clearly
-        larger now.
+        A finished record settles it if it has every metric asked for and what it took is within the budget; one that
+        was pruned does where this job may be, too. A failure settles it unless `overwrite` is "failed", or it failed
+        for want of memory or time and the budget is clearly larger now.
         """
         if overwrite == "always":
             return False
         if record.status == "ok":
             return set(self.metrics) <= set(record.metrics) and self._affords(record)
+        if record.status == "pruned":
+            return self.may_be_pruned
         if overwrite == "failed":
             return False
         pairs = {
@@ -166,6 +170,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return {
             "key": self.key,
             "evaluated_on": self.evaluated_on,
+            "trial": self.trial,
             "model": self.model,
             "model_title": self.model_title,
             "parameters": self.parameters,

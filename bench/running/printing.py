@@ -28,7 +28,7 @@ from recscale.testing.conformance import check
 
 SHOWN_METRICS = 5
 SHOWN_KEY_LETTERS = 8  # of the 64: enough to tell the records of a store apart
-EXTRAS = {"cholmod": "sksparse", "gpu": "pynvml", "tune": "optuna", "peers": "sansa"}
+EXTRAS = {"cholmod": "sksparse", "gpu": "pynvml", "tune": "optuna", "report": "plotly", "peers": "sansa"}
 
 
 def print_plan(plan: Plan, *, as_json: bool) -> None:
@@ -118,7 +118,8 @@ def print_studies(studies: Sequence[Study], *, as_json: bool) -> None:
         by_split.setdefault((study.data.text, study.data.protocol_text), []).append(study)
     for (dataset, protocol), group in by_split.items():
         _out(f"\n{dataset}, {protocol}: tuned by {group[0].metric} of the validation users")
-        _out(columns(["model", "trials", "failed", "time", "defaults", "best", "found"], [_study(s) for s in group]))
+        header = ["model", "trials", "failed", "pruned", "time", "defaults", "best", "found"]
+        _out(columns(header, [_study(s) for s in group]))
 
 
 def _study(study: Study) -> list[str]:
@@ -126,9 +127,9 @@ def _study(study: Study) -> list[str]:
     values = [
         f"{trial.metrics[study.metric]:.4f}" if trial and trial.status == "ok" else NOTHING for trial in (first, best)
     ]
-    failed = sum(trial.status != "ok" for trial in study.trials)
+    counts = [str(n) for n in (len(study.trials), study.n_failed, study.n_pruned)]
     told = (best.configuration or best.model) if best else summary(study.trials[-1])
-    return [study.text, str(len(study.trials)), str(failed), format_seconds(study.seconds), *values, told]
+    return [study.text, *counts, format_seconds(study.seconds), *values, told]
 
 
 def describe(name: str, plugins: list[str]) -> str:

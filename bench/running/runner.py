@@ -16,7 +16,7 @@ import numpy as np
 
 from recscale.errors import RecscaleError
 from recscale.measuring.budget import machine_memory_limit, refusal
-from recscale.measuring.machine import fingerprint, machine_name
+from recscale.measuring.machine import fingerprint, machine_name, source_commit
 from recscale.records.record import RunRecord
 from recscale.records.store import Store
 from recscale.running.checkpoints import checkpoint_of, forget_checkpoint, remove_old_checkpoints
@@ -28,6 +28,7 @@ from recscale.running.suite import Suite, all_data, check_suite, expand
 
 Overwrite = Literal["never", "failed", "always"]
 TICK_SECONDS = 0.1
+WAIT_SECONDS = 1.0  # until one looks again whether another runner has finished something
 PROCESS_BYTES = 200 * 10**6  # data memory of a worker before its model, on two cores; BLAS takes more on more
 
 
@@ -42,6 +43,13 @@ class Display(Protocol):
     def finished(self, job: Job, record: RunRecord) -> None: ...
     def waiting(self, job: Job) -> None: ...
     def closed(self) -> None: ...
+
+
+class Watch(Protocol):
+    """Follows a running job, and may end it: `look` then returns what its record says beside the costs."""
+
+    def start(self, job: Job, checkpoint: Path) -> None: ...
+    def look(self, job: Job, event: dict[str, Any]) -> dict[str, Any] | None: ...
 
 
 @dataclass
@@ -66,7 +74,9 @@ class Runner:
     overwrite: Overwrite = "never"
     _calibration: dict[str, float] = field(default_factory=dict)
     _machine: dict[str, Any] = field(default_factory=dict)
+    _commit: str | None = field(default_factory=source_commit)
     _fits: SharedFits = field(init=False)
+    _watch: Watch | None = field(init=False, default=None)
 
     def prepare(self) -> list[tuple[Data, Prepared]]:
         """Make sure that every split lies in the cache. Raises DataError, UsageError or StoreError."""
@@ -109,14 +119,21 @@ class Runner:
         """Run what a plan has not settled; return the records of its jobs, in their order."""
         records = dict(plan.settled)
         waiting = largest_first([job for job in plan.jobs if job.key not in plan.settled])
-        self._fits = SharedFits(self.store.work_folder() / f"{owner_mark()}-fits")
-        with contextlib.closing(self._fits), self._interruptible() as running:
+        with self._working() as running:
             while waiting:
                 waiting = self._pass(waiting, plan, records, running)
                 if waiting:  # another runner has these; look again when it may have finished one
                     self.display.waiting(waiting[0])
-                    time.sleep(1.0)
+                    time.sleep(WAIT_SECONDS)
         return [records[job.key] for job in plan.jobs]
+
+    def run_free(self, plan: Plan, watch: Watch | None = None) -> list[RunRecord]:
+        """Run what a plan has not settled and no other runner holds; return the records of all other jobs."""
+        records = dict(plan.settled)
+        waiting = largest_first([job for job in plan.jobs if job.key not in plan.settled])
+        with self._working(watch) as running:
+            self._pass(waiting, plan, records, running)
+        return [records[job.key] for job in plan.jobs if job.key in records]
 
     def _pass(
         self, jobs: list[Job], plan: Plan, records: dict[str, RunRecord], running: dict[int, _Running]
@@ -168,6 +185,8 @@ class Runner:
             keeps_fit=keeps_fit,
             checkpoint=str(checkpoint_of(job, self.store.work_folder())),
         )
+        if self._watch is not None:
+            self._watch.start(job, checkpoint_of(job, self.store.work_folder()))
         worker = WorkerProcess(request, self.store.work_folder(), n_threads=job.n_threads)
         return _Running(job, worker, claim, datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -181,17 +200,22 @@ class Runner:
             done = one.worker.is_done()
             for event in one.worker.events():
                 self.display.event(one.job, event)
-            if not done:
+                if self._watch is not None and one.ended_as is None:
+                    one.ended_as = self._watch.look(one.job, event)
+            if one.ended_as is not None and not done:  # one that was just done is ended all the same: not by the clock
+                one.worker.kill()
+            elif not done:
                 continue
             del running[descriptor]
             with one.claim, contextlib.closing(one.worker):
                 self._fits.take(one.job, one.worker.folder)
-                records[one.job.key] = self._keep(one.job, one.worker.outcome(), one)
+                records[one.job.key] = self._keep(one.job, one.outcome(), one)
 
     def _keep(self, job: Job, outcome: dict[str, Any], one: _Running | None = None) -> RunRecord:
         """Store the record of an ended job, at once; return it."""
         fields = job.blank_record() | outcome
         fields["machine"] = self._machine
+        fields["commit"] = self._commit
         fields["calibration"] = self._calibration
         fields["started_at"] = one.started_at if one else datetime.now(UTC).isoformat(timespec="seconds")
         fields["job_wall_seconds"] = time.monotonic() - one.worker.started if one else None
@@ -239,6 +263,13 @@ class Runner:
         return msgspec.structs.replace(self.suite, max_memory=machine_memory_limit() // self.suite.jobs)
 
     @contextlib.contextmanager
+    def _working(self, watch: Watch | None = None) -> Iterator[dict[int, _Running]]:
+        """Hold the running workers and the fits that they share, `watch` looking on."""
+        self._fits, self._watch = SharedFits(self.store.work_folder() / f"{owner_mark()}-fits"), watch
+        with contextlib.closing(self._fits), self._interruptible() as running:
+            yield running
+
+    @contextlib.contextmanager
     def _interruptible(self) -> Iterator[dict[int, _Running]]:
         """Hold the running workers; whatever ends the run ends them too."""
         running: dict[int, _Running] = {}
@@ -256,6 +287,13 @@ class _Running:
     worker: WorkerProcess
     claim: contextlib.ExitStack
     started_at: str
+    ended_as: dict[str, Any] | None = None  # what its watch says of it, once that has ended it
+
+    def outcome(self) -> dict[str, Any]:
+        """Return what its worker, or its watch, says of it."""
+        if self.ended_as is None:
+            return self.worker.outcome()
+        return {"peak_rss_bytes": self.worker.peak_rss_bytes or None} | self.ended_as
 
 
 def _arrays(folder: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from recscale.measuring.budget import Budget, parse_bytes, parse_seconds
 from recscale.measuring.machine import torch_device
 from recscale.running.job import Data, Job, Prepared
 from recscale.running.references import grid, parse_reference, resolve_data, text_of, without_defaults
+from recscale.running.tune_options import TuneOptions, tune_options
 
 Profile = Literal["quick", "standard", "full"]
 DEFAULT_DATASET = "debian-depends"
@@ -30,7 +31,8 @@ QUICK_SIZES = 3
 class Suite(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What to run. In `models`, a list of values is a grid; no models at all means every model that fits the protocol.
 
-    With a `profile`, and always where no models are named, a model without options runs over its sizes.
+    With a `profile`, and always where no models are named, a model without options runs over its sizes. With `tune`
+    (keys of TuneOptions; an empty mapping takes the defaults) the best options of each are searched and then run.
     """
 
     datasets: list[Any] = msgspec.field(default_factory=lambda: [DEFAULT_DATASET])
@@ -45,6 +47,11 @@ class Suite(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     jobs: int = 1
     profile: Profile | None = None
     plugins: list[str] = []
+    tune: dict[str, Any] | None = None
+
+    def tuning(self) -> TuneOptions:
+        """Return how the options of the models are searched. Raises UsageError or UnknownName."""
+        return tune_options(self.tune or {})
 
     def limits(self) -> Budget:
         """Return the budget in seconds and bytes. Raises UsageError."""
@@ -69,6 +76,8 @@ def load_suite(path: str | Path) -> Suite:
     for key in content:
         if key not in known:
             raise UnknownName(f"key of a suite ({path})", str(key), known)
+    if "tune" in content and content["tune"] is None:  # the key alone asks for it, too
+        content = {**content, "tune": {}}
     try:
         return msgspec.convert(content, Suite, strict=False)
     except msgspec.ValidationError as error:
@@ -88,6 +97,7 @@ def check_suite(suite: Suite) -> None:
     if suite.jobs < 1 or not suite.seeds:
         raise UsageError("at least one job at a time and at least one seed are needed")
     suite.limits()
+    suite.tuning()
 
 
 def expand(suite: Suite, data: Data, prepared: Prepared) -> list[Job]:

@@ -26,7 +26,7 @@ from recscale.measuring.budget import (
     die_with_parent,
 )
 from recscale.measuring.size import format_bytes
-from recscale.records.record import JUDGE
+from recscale.records.record import JUDGE, VALIDATION
 from recscale.running.job import Job, Request, write_whole
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ class Reporter:
                 series.append([step, float(value)])
         now = time.monotonic()
         pause = now - self._last.get(name, -PROGRESS_INTERVAL_SECONDS)
-        if pause >= PROGRESS_INTERVAL_SECONDS or (name == "progress" and step >= value):
+        is_watched = name.startswith(VALIDATION)  # a trial of tuning may be ended for each of them
+        if pause >= PROGRESS_INTERVAL_SECONDS or is_watched or (name == "progress" and step >= value):
             self._last[name] = now
             self.send(event="log", phase=self.phase, name=name, step=step, value=float(value))
 

@@ -20,6 +20,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.delenv("RECSCALE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "good.csv").write_text(CSV)
+    (tmp_path / "tuned.yaml").write_text("models: [ease]\ntune: {trails: 5}\n")
     return tmp_path
 
 
@@ -55,6 +56,10 @@ WRONG_FLAGS = {
     "a time of tuning that is none": (["tune", "-m", "ease", "--time", "long"], "'long'"),
     "no trials": (["tune", "-m", "ease", "--trials", "0"], "trials=0"),
     "an unknown sampler": (["tune", "-m", "ease", "--sampler", "grid"], "grid"),
+    "no time to tune": (["tune", "-m", "ease", "--time", "0"], "'0' is no duration"),
+    "an unknown pruner": (["tune", "-m", "ease", "--pruner", "hyperband"], "hyperband"),
+    "no process that tunes": (["tune", "-m", "ease", "--workers", "0"], "workers=0"),
+    "a suite that tunes wrongly": (["run", "--suite", "tuned.yaml"], "no key of tune named 'trails'; did you mean"),
     "an unknown metric to tune by": (["tune", "-m", "ease", "--by", "ndgc@10"], "did you mean 'ndcg"),
     "several trials at a time": (["tune", "-m", "ease", "-j", "2"], "one at a time"),
     "no jobs at a time": (["run", "-m", "ease", "-j", "0"], "at least one job"),
@@ -70,6 +75,10 @@ WRONG_FLAGS = {
     "a list of what can be explained in no store": (["explain", "--store", "nowhere"], "no store"),
     "an explanation of no recommendation": (["explain", "abcdef", "u1", "--top", "0"], "top=0"),
     "a report of no store": (["report", "--store", "nowhere"], "no store"),
+    "a report in an unknown format": (["report", "--format", "htm"], "did you mean 'html'"),
+    "a report that is served and written": (["report", "--serve", "--format", "pdf"], "--serve writes no files"),
+    "a port without a server": (["report", "--port", "8000"], "add --serve"),
+    "a report served at no port": (["report", "--serve", "--port", "70000"], "--port 70000 is no port"),
     "a suite that is not there": (["run", "--suite", "none.yaml"], "cannot be read"),
 }
 
@@ -221,7 +230,8 @@ def test_a_file_without_a_header_is_read_by_the_numbers_of_its_columns(folder, c
 
 
 @pytest.mark.parametrize(
-    "verb", ["run", "run-all", "plan", "prepare", "list", "info", "report", "explain", "check", "doctor"]
+    "verb",
+    ["run", "run-all", "plan", "prepare", "list", "info", "report", "compare", "history", "explain", "check", "doctor"],
 )
 def test_every_verb_has_help_with_an_example(verb, capsys):
     code = call(verb, "--help")

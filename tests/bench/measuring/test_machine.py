@@ -2,6 +2,8 @@ import getpass
 import json
 import platform
 import re
+import shutil
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +14,7 @@ from recscale.measuring.machine import (
     confirm_device,
     fingerprint,
     machine_name,
+    source_commit,
     torch_device,
     usable_cores,
     versions,
@@ -204,3 +207,66 @@ def test_torch_confirms_a_device_that_it_sees():
         confirm_device("cuda:2", fake_torch(n_gpus=2))
     with pytest.raises(DeviceUnavailable, match="cannot use CUDA here"):
         confirm_device("cuda:0", fake_torch(n_gpus=0))
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """Return a git repository with one committed file."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    for name, value in (("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_CONFIG_SYSTEM", "/dev/null")):
+        monkeypatch.setenv(name, value)
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set where the tests run from a hook
+        monkeypatch.delenv(name, raising=False)
+    git(tmp_path, "init")
+    (tmp_path / "model.py").write_text("one")
+    git(tmp_path, "add", "model.py")
+    git(tmp_path, "commit", "--message", "one")
+    return tmp_path
+
+
+def git(folder, *words):
+    who = ["-c", "user.name=one", "-c", "user.email=one@example.org"]
+    done = subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_is_named_with_a_plus_where_tracked_files_differ(repository):
+    head = git(repository, "rev-parse", "HEAD")[:10]
+    assert source_commit(repository) == head
+
+    (repository / "untracked").write_text("no matter")
+    git(repository, "tag", "v1")
+    assert source_commit(repository) == head
+    (repository / "model.py").write_text("two")
+    assert source_commit(repository) == f"{head}+"
+    git(repository, "add", "model.py")
+    assert source_commit(repository) == f"{head}+"
+
+
+def test_a_commit_is_found_from_a_folder_below_and_from_the_working_directory(repository, monkeypatch):
+    (repository / "below").mkdir()
+    monkeypatch.chdir(repository / "below")
+
+    assert source_commit() == source_commit(repository)
+
+
+def test_without_git_a_repository_or_a_commit_there_is_no_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert source_commit(tmp_path) is None
+    assert source_commit(tmp_path / "missing") is None
+    if shutil.which("git"):
+        git(tmp_path, "init")
+        assert source_commit(tmp_path) is None
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert source_commit(tmp_path) is None
+
+
+def test_a_git_that_hangs_is_not_waited_for(repository, monkeypatch):
+    def hang(words, *, timeout, **others):
+        raise subprocess.TimeoutExpired(words, timeout)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+
+    assert source_commit(repository) is None

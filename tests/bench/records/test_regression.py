@@ -162,6 +162,21 @@ def test_a_slower_machine_is_no_regression_and_a_slow_fit_on_it_is(baseline):
     assert verdicts(regressions(shared, elsewhere(3.0))) == {("ease[k=50]", "time of fit"): "worse"}
 
 
+def test_a_calibration_that_was_disturbed_is_no_regression_on_the_same_machine(baseline):
+    def disturb(gflops, factor):
+        def change(record):
+            record.calibration = {"gemm_gflops": gflops}
+            record.phases["fit"].wall_seconds *= factor
+
+        return baseline.changed(change)
+
+    assert verdicts(regressions(baseline, disturb(200.0, 1.0))) == {}  # of the baseline, or a busy machine then
+    assert verdicts(regressions(baseline, disturb(50.0, 1.0))) == {}
+    assert verdicts(regressions(baseline, disturb(50.0, 2.0))) == {}  # all is slower today
+    assert verdicts(regressions(baseline, disturb(95.0, 1.5))) == {("ease[k=50]", "time of fit"): "worse"}
+    assert verdicts(regressions(baseline, disturb(105.0, 0.5))) == {("ease[k=50]", "time of fit"): "better"}
+
+
 def test_times_of_different_machines_without_calibration_are_not_compared(baseline):
     def elsewhere(record):
         record.machine, record.calibration = {"cpu": "two"}, {}

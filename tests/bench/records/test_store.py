@@ -53,6 +53,18 @@ def test_a_record_comes_back_as_it_was_put_with_its_vectors(tmp_path):
     np.testing.assert_array_equal(store.per_user(record)["ndcg@100"], np.array([0.0, 0.5], np.float32))
 
 
+@pytest.mark.parametrize("content", [b"", b"no vectors", b"PK\x03\x04 cut short"])
+def test_vectors_that_cannot_be_read_are_one_line_that_names_the_file(tmp_path, content):
+    store = Store(tmp_path, "machine")
+    path = store.put(record_of(), {"ndcg@100": np.array([0.5], np.float32)})
+    path.with_suffix(".npz").write_bytes(content)
+
+    with pytest.raises(StoreError, match="holds no vectors of users") as caught:
+        store.per_user(record_of())
+
+    assert path.stem in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_the_place_names_machine_data_set_protocol_and_model(tmp_path):
     path = Store(tmp_path, "machine").put(record_of())
 

@@ -155,21 +155,21 @@ def _interval(name: str, value: float, half: float) -> dict[str, float]:
     return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def record() -> Callable[..., RunRecord]:
     return make_record
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sized_record() -> Callable[..., RunRecord]:
     return sized
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def realistic_records() -> Callable[..., list[RunRecord]]:
     return realistic
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def judged_record() -> Callable[..., RunRecord]:
     return judged

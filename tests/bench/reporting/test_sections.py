@@ -62,23 +62,3 @@ def test_commands_ask_for_the_same_runs_again(sized_record, record):
         ["recscale", "run", "file[path=my file.csv]", "--protocol", "fold-in", "-m", "ease[l2=100.0]", "--seeds", "0",
          "--device", "auto", "--timeout", "600", "--max-memory", "8000000000"],
     ]  # fmt: skip
-
-
-def test_the_settings_of_a_run_leave_out_what_is_empty_and_what_is_shown_elsewhere(judged_record):
-    (comparison,) = compare([judged_record()])
-
-    (run,) = sections.runs(comparison)
-
-    assert "warnings" not in run.settings
-    assert "Nina Simone" not in run.settings
-    assert '"cocluster.n_dead":2.0' in run.settings
-
-
-def test_the_settings_of_a_run_hold_its_log_and_no_control_characters(record):
-    (comparison,) = compare([record(status="error", reason="broken\nhere", log_tail=["\x1b[31mred", "x" * 5_000])])
-
-    (run,) = sections.runs(comparison)
-
-    assert "reason: broken here" in run.settings
-    assert "\x1b" not in run.settings
-    assert len(run.settings) < 3_000

@@ -39,6 +39,48 @@ class Odd(Model):
 
 SPEC = ModelSpec(model=Odd, title="{name}", cite="none", size_knob="width", sizes=(4, 8){more})
 '''
+TRAINED = '''"""A model that is as good as its option `skill` from the first epoch on, and says so."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recscale.contract import Choice, FitContext, Model, ModelSpec
+
+
+@dataclass
+class Trained(Model):
+    """The more skill, the more of the popularity is seen; a trial may take long."""
+
+    skill: int = 10
+    epochs: int = 3
+    pause: float = 0.0
+
+    def fit(self, train, context=FitContext()):
+        import time
+
+        for epoch in range(self.epochs):
+            context.log("validation mrr", epoch + 1, 0.01 * self.skill * (1 + epoch))
+            time.sleep(self.pause)
+        self.scores_ = np.minimum(np.asarray(train.sum(axis=0), np.float32), self.skill)
+        return self
+
+    def score(self, history):
+        return np.tile(self.scores_, (history.shape[0], 1))
+
+    def state(self):
+        return {"scores": self.scores_}
+
+    def load_state(self, state):
+        self.scores_ = state["scores"]
+        return self
+
+
+SPEC = ModelSpec(
+    model=Trained, title="Trained", cite="none", space={"skill": Choice(tuple(range(1, 25)))},
+    size_knob="epochs", sizes=(1, 2, 3, 4),
+)
+'''
 
 
 @pytest.fixture
@@ -51,6 +93,14 @@ def plugin(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Return the path of a plug-in model that is trained by epochs and logs a validation figure at each."""
+    path = tmp_path / "trained.py"
+    path.write_text(TRAINED)
+    return str(path)
 
 
 @pytest.fixture

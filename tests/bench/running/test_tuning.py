@@ -1,19 +1,18 @@
 """Tuning: as many trials for each model, on validation users, kept in the store and found again."""
 
 import json
-import math
 
 import numpy as np
 import pytest
 
 import recscale
 from recscale.cli import main
-from recscale.contract import Choice, Range
 from recscale.errors import MissingExtra, UsageError
 from recscale.records.store import Store
 from recscale.running.display import Silent
 from recscale.running.suite import Suite
-from recscale.running.tuning import TuneOptions, Tuner, _n_choices
+from recscale.running.tune_options import TuneOptions
+from recscale.running.tuning import Tuner
 
 pytest.importorskip("optuna")
 
@@ -96,23 +95,27 @@ class Told(Silent):
 
 
 @pytest.fixture
-def tune(tmp_path, data_file):
+def tune(tmp_path, data_file, trained):
     """Return a function that tunes the plug-in, and gives the studies, the records on test users and what was shown."""
     path, published = tmp_path / "tunable.py", tmp_path / "published.py"
     path.write_text(PLUGIN)
     published.write_text(PUBLISHED)
 
-    def call(*models, protocol="hold-one-out", data=None, jobs=1, seeds=(0,), timeout=None, device="auto", **options):
+    def call(
+        *models, protocol="hold-one-out", data=None, jobs=1, seeds=(0,), timeout=None, device="auto", profile=None,
+        **options,
+    ):  # fmt: skip
         data = data or {"file": {"path": str(data_file)}}
         suite = Suite(
             datasets=[data],
             protocols=[protocol],
             models=list(models),
-            plugins=[str(path), str(published)],
+            plugins=[str(path), str(published), trained],
             jobs=jobs,
             seeds=list(seeds),
             timeout=timeout,
             device=device,
+            profile=profile,
         )
         shown = Told()
         studies, records = Tuner(suite, Store(tmp_path / "store"), shown, TuneOptions(**options)).run()
@@ -177,9 +180,10 @@ def test_options_that_are_given_are_held_fast_and_each_of_a_list_is_a_study(tune
         assert len(study.trials) == 2
     assert [record.parameters["sign"] for record in records] == [1, -1]
     told = studies[0].data.text
-    assert shown.plans[:2] == [
+    assert shown.plans == [
         (2, f"of tunable[sign=1] on {told}, hold-one-out, by mrr", "trial"),
-        (1, f"of the best tunable[sign=1] on {told}, for the test users", "job"),
+        (2, f"of tunable[sign=-1] on {told}, hold-one-out, by mrr", "trial"),
+        (2, "of the best of 2 studies, for the test users", "job"),
     ]
 
 
@@ -218,37 +222,44 @@ def test_a_metric_of_which_less_is_better_is_brought_down_and_stands_in_the_reco
     assert {"gini@5", "mrr"} <= record.metrics.keys()
 
 
-@pytest.mark.parametrize("is_better_higher", [True, False])
-def test_the_sampler_learns_from_values_and_draws_the_same_from_the_same(is_better_higher):
-    tuner = Tuner(Suite(), Store("nowhere"), Silent())
-    space, sign = {"x": Range(0.001, 1000.0, log=True), "y": Range(1, 50)}, 1 if is_better_higher else -1
+def test_the_records_say_of_which_study_they_are_a_trial(tune, tmp_path):
+    tune("tunable[sign=1]", trials=3, sampler="random", seed=5)
 
-    def drawn(n, reached):
-        draws, value, found = tuner.draws(space, {"x": 1.0, "y": 7}, is_better_higher=is_better_higher), None, []
-        for _ in range(n):
-            found.append(draws.send(value))
-            value = reached(**found[-1])
-        return found
-
-    near_400 = drawn(40, lambda x, y: -sign * abs(math.log(x / 400)))
-
-    assert near_400[0] == {"x": 1.0, "y": 7}
-    assert all(0.001 <= one["x"] <= 1000 and 1 <= one["y"] <= 50 and type(one["y"]) is int for one in near_400)
-    assert all(one["x"] == float(f"{one['x']:.4g}") for one in near_400)
-    assert np.median([abs(math.log(one["x"] / 400)) for one in near_400[20:]]) < 1  # of 13 in all
-    assert drawn(40, lambda x, y: -sign * abs(math.log(x / 400))) == near_400
-    near_001 = drawn(40, lambda x, y: -sign * abs(math.log(x / 0.01)))
-    assert near_001[:5] == near_400[:5] and near_001[8:] != near_400[8:]
-    assert len(drawn(12, lambda x, y: None)) == 12  # failures are no values
+    places = sorted((r.trial for r in Store(tmp_path / "store").trials()), key=lambda trial: trial.number)
+    assert [(t.study, t.number, t.metric, t.sampler, t.seed) for t in places] == [
+        ("tunable[sign=1]", number, "mrr", "random", 5) for number in range(3)
+    ]
+    assert [record.trial for record in Store(tmp_path / "store").records()] == [None]
 
 
-def test_there_are_no_more_trials_than_different_ones():
-    choices = {"x": Choice((1, 2, 3)), "y": Choice((None, "a"))}
+def test_with_a_profile_each_size_is_a_study_of_the_same_effort(tune):
+    studies, records, _ = tune("trained", trials=2, profile="quick")
 
-    assert _n_choices(choices, {"x": 2, "y": None}) == 6
-    assert _n_choices(choices, {"x": 7, "y": None}) == 7  # and the defaults
-    assert _n_choices({}, {}) == 1
-    assert _n_choices({**choices, "z": Range(0, 1)}, {"x": 2, "y": None, "z": 0}) == math.inf
+    assert [study.text for study in studies] == [f"trained[epochs={size}]" for size in (1, 3, 4)]
+    assert [len(study.trials) for study in studies] == [2, 2, 2]
+    assert [record.parameters["epochs"] for record in records] == [1, 3, 4]
+
+
+def test_a_trial_without_hope_is_pruned_which_is_no_failure_and_found_again(tune, tmp_path):
+    (study,), (record,), shown = tune("trained[epochs=6]", trials=12, sampler="random", pruner="median", workers=1)
+
+    pruned = [trial for trial in study.trials if trial.status == "pruned"]
+    assert 0 < len(pruned) == study.n_pruned < 7 and study.n_failed == 0
+    assert {trial.status for trial in study.trials[:5]} == {"ok"}  # until there are five to compare with
+    for number, trial in enumerate(study.trials[5:], start=5):
+        others = [t.parameters["skill"] for t in study.trials[:number] if t.status == "ok"]
+        assert (trial.status == "pruned") == (trial.parameters["skill"] < np.median(others))
+    assert pruned[0].history == {"validation mrr": [[n, 0.01 * pruned[0].parameters["skill"] * n] for n in range(1, 6)]}
+    assert pruned[0].reason.startswith("at step 5: validation mrr 0.") and pruned[0].metrics == {}
+    assert all(trial.job_wall_seconds > 0 for trial in pruned)
+    assert study.best.status == record.status == "ok"
+
+    (again,), _, shown = tune("trained[epochs=6]", trials=12, sampler="random", pruner="median", workers=1)
+    assert again.trials == study.trials and shown.begun == []
+
+    (whole,), *_ = tune("trained[epochs=6]", trials=12, sampler="random", workers=1)
+    assert [trial.key for trial in whole.trials] == [trial.key for trial in study.trials]
+    assert {trial.status for trial in whole.trials} == {"ok"}  # without a pruner those are run to their end
 
 
 def test_a_device_that_is_not_here_ends_the_study(tune):
@@ -270,10 +281,11 @@ def test_the_command_line_prints_what_was_found_and_strict_tells_of_what_was_not
     code, out = tune_by_hand(capsys, data_file, *flags, "--seeds", "0", "1")
     assert code == 0
     assert "tuned by ndcg@100 of the validation users" in out
+    assert out.splitlines()[2].split() == ["model", "trials", "failed", "pruned", "time", "defaults", "best", "found"]
     found = {
         line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith(("tunable", "popularity"))
     }
-    assert found["tunable[sign=1,wanted=3]"][:2] == ["1", "1"] and "three is one too few" in out
+    assert found["tunable[sign=1,wanted=3]"][:3] == ["1", "1", "0"] and "three is one too few" in out
     assert tune_by_hand(capsys, data_file, *flags, "--seeds", "0", "1", "--strict")[0] == 1
 
     code, out = tune_by_hand(capsys, data_file, *flags, "--json")
@@ -296,6 +308,15 @@ def test_the_command_line_prints_what_was_found_and_strict_tells_of_what_was_not
 def test_what_cannot_be_tuned_is_refused_in_a_line(tune, suite, options, message):
     with pytest.raises(UsageError, match=message):
         tune("tunable", **suite, **options)
+
+
+def test_a_share_of_the_ratings_is_needed_to_tune_on(tune, tmp_path, data_file):
+    path = tmp_path / "rated.csv"
+    lines = [f"u{u},i{(3 * u + i) % 20},{1 + (u + i) % 5}" for u in range(30) for i in range(8)]
+    path.write_text("\n".join(["user,item,rating", *lines]))
+
+    with pytest.raises(UsageError, match=r"no validation ratings to tune on; .* 'ratings\[valid_share=0.1\]'"):
+        tune("rating_means", protocol="ratings", data={"file": {"path": str(path)}})
 
 
 def test_without_optuna_the_extra_is_named(tune, monkeypatch):
