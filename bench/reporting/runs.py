@@ -10,7 +10,6 @@ from typing import Any
 from recscale.records.record import Phase, RunRecord
 from recscale.reporting import units
 from recscale.reporting.comparisons import Comparison, Configuration, canonical, text
-from recscale.reporting.tables import Cell, Column, Grid, written
 
 Facts = list[tuple[str, str]]
 Anchors = Mapping[int, str]  # by id() of a record: two machines may have made records of one key
@@ -29,7 +28,7 @@ _SHOWN_ELSEWHERE = {
     "dropped_users", "machine", "phases", "history", "reason", "log_tail", "cocluster_examples", "evaluated_on",
     "standard_errors", *_ENVIRONMENT,
 }  # fmt: skip
-_PHASE_COLUMNS = (
+_COSTS = (
     ("time", "wall_seconds", units.duration),
     ("CPU time", "cpu_seconds", units.duration),
     ("memory before", "start_rss_bytes", units.size),
@@ -50,7 +49,7 @@ class Run:
     has_failed: bool
     reason: str
     settings: Facts
-    phases: Grid | None
+    phases: Facts
     log: str
     machine: str
     environment: Facts
@@ -100,21 +99,19 @@ def _settings(record: RunRecord) -> Facts:
     return [(one_line(name), one_line(value)) for name, value in found]
 
 
-def _phases(phases: Mapping[str, Phase]) -> Grid | None:
-    """Return a row for each phase, with the columns that one phase at least has; None without phases."""
-    known = [
-        (heading, field, write)
-        for heading, field, write in _PHASE_COLUMNS
-        if any(getattr(phase, field) is not None for phase in phases.values())
-    ]
-    if not known:
-        return None
-    rows = [
-        (Cell(name), *(written(getattr(phase, field), write) for _, field, write in known))
+def _phases(phases: Mapping[str, Phase]) -> Facts:
+    """Return what each phase cost, as far as it was measured."""
+    return [
+        (
+            one_line(name),
+            ", ".join(
+                f"{words} {write(value)}"
+                for words, field, write in _COSTS
+                if (value := getattr(phase, field)) is not None
+            ),
+        )
         for name, phase in phases.items()
     ]
-    columns = (Column("phase", is_number=False), *(Column(heading) for heading, _, _ in known))
-    return Grid(title="phases", columns=columns, rows=tuple(rows))
 
 
 def _words(name: str) -> str:

@@ -24,19 +24,17 @@ def test_a_run_says_what_was_asked_what_it_cost_and_where_it_ran(record):
     assert environment["number of threads"] == "2"
 
 
-def test_the_phases_of_a_run_are_a_table_with_the_columns_that_were_measured(record):
+def test_the_phases_of_a_run_say_what_was_measured(record):
     (run,) = shown(record())
 
-    assert [column.heading for column in run.phases.columns] == [
-        "phase", "time", "CPU time", "memory before", "peak memory",
-    ]  # fmt: skip
-    assert [cell.text for cell in run.phases.rows[1]] == ["fit", "12.3 s", "24.7 s", "200 MB", "3.4 GB"]
+    assert [name for name, _ in run.phases] == ["load", "fit", "score"]
+    assert dict(run.phases)["fit"] == "time 12.3 s, CPU time 24.7 s, memory before 200 MB, peak memory 3.4 GB"
 
 
 def test_a_run_that_never_began_has_no_phases(record):
     (run,) = shown(record(status="refused", reason="needs 729 GB"))
 
-    assert run.phases is None
+    assert run.phases == []
     assert run.has_failed and run.reason == "needs 729 GB"
 
 
