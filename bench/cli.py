@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -22,16 +22,13 @@ from recscale._flags import (
     RunFlags,
     TuneFlags,
 )
+from recscale._jobs import EXIT_FAILED_JOB, require_models, run_jobs, runner_of, search, suite_of
 from recscale.errors import RecscaleError, UsageError
 
 if TYPE_CHECKING:
-    from recscale.records.record import RunRecord
     from recscale.registry import Entry
     from recscale.reporting.page import Options
-    from recscale.running.runner import Runner
-    from recscale.running.suite import Suite
 
-EXIT_FAILED_JOB = 1
 EXIT_REGRESSION = EXIT_OUTSIDE = 1
 EXIT_WRONG_USE = 2
 EXIT_INTERRUPTED = 130
@@ -63,8 +60,8 @@ app = App(
 )
 def run(*datasets: str, flags: RunFlags = RunFlags()) -> int:
     """Run models on data sets, one record a job; finished jobs are skipped."""
-    _require_models(datasets, flags, ", or use run-all")
-    return _run(datasets, flags)
+    require_models(datasets, flags, ", or use run-all")
+    return run_jobs(datasets, flags)
 
 
 @app.command(
@@ -76,7 +73,7 @@ def run(*datasets: str, flags: RunFlags = RunFlags()) -> int:
 )
 def run_all(*datasets: str, flags: RunFlags = RunFlags()) -> int:
     """Run every model over its sizes, then write the report."""
-    code = _run(datasets, flags)
+    code = run_jobs(datasets, flags)
     _write_report(ReportFlags(store=flags.store))
     return code
 
@@ -96,9 +93,9 @@ def tune(*datasets: str, flags: RunFlags = RunFlags(), tuning: TuneFlags = TuneF
     """
     import msgspec
 
-    _require_models(datasets, flags)
-    suite = _suite(datasets, flags)
-    return _tune(msgspec.structs.replace(suite, tune=tuning.over(suite.tune or {})), flags)
+    require_models(datasets, flags)
+    suite = suite_of(datasets, flags)
+    return search(msgspec.structs.replace(suite, tune=tuning.over(suite.tune or {})), flags)
 
 
 @app.command(
@@ -110,7 +107,7 @@ def plan(*datasets: str, flags: RunFlags = RunFlags()) -> None:
     """Show what each job is expected to need, and which ones will be refused; runs nothing."""
     from recscale.running.printing import print_plan
 
-    print_plan(_runner(datasets, flags).plan(), as_json=flags.json)
+    print_plan(runner_of(datasets, flags).plan(), as_json=flags.json)
 
 
 @app.command(
@@ -122,7 +119,7 @@ def prepare(*datasets: str, flags: RunFlags = RunFlags()) -> None:
     """Download, filter and split data sets into the cache, and print their figures."""
     from recscale.running.printing import print_prepared
 
-    print_prepared(_runner(datasets, flags).prepare(), as_json=flags.json)
+    print_prepared(runner_of(datasets, flags).prepare(), as_json=flags.json)
 
 
 @app.command(
@@ -319,25 +316,6 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _require_models(datasets: Sequence[str], flags: RunFlags, other: str = "") -> None:
-    """Raise UsageError where no model is named."""
-    if not (flags.model or flags.suite):
-        hint = _misplaced(datasets) or f"name one with -m (recscale list shows them){other}"
-        raise UsageError(f"no model given; {hint}")
-
-
-def _misplaced(datasets: Sequence[str]) -> str | None:
-    """Return what to write instead, if a model or a file stands where data sets are named."""
-    from recscale.registry import canonical_name, entries
-
-    for written in datasets:
-        if canonical_name("model", written.partition("[")[0]) in entries("model"):
-            return f'{written} is a model: write -m "{written}"'
-        if Path(written).is_file():
-            return f"{written} is a file: write --data {written}"
-    return None
-
-
 def _complain(message: str) -> int:
     sys.stderr.write(f"recscale: {message}\n")
     return EXIT_WRONG_USE
@@ -345,70 +323,6 @@ def _complain(message: str) -> int:
 
 def _print(text: str) -> None:
     sys.stdout.write(text + "\n")
-
-
-def _suite(datasets: Sequence[str], flags: RunFlags) -> Suite:
-    """Return the suite of a file with the flags laid over it."""
-    import msgspec
-
-    from recscale.running.suite import Suite, load_suite
-
-    suite = load_suite(flags.suite) if flags.suite else Suite()
-    own = flags.own_file.reference()
-    named: list[Any] = [*datasets, *flags.dataset, *([own] if own else [])]
-    changes: dict[str, Any] = {
-        "datasets": named,
-        "protocols": list(flags.protocol),
-        "models": list(flags.model),
-        "seeds": list(flags.seeds),
-        "metrics": list(flags.metric),
-        "plugins": [*suite.plugins, *(str(Path(p).resolve()) for p in flags.plugin)],
-        "profile": flags.profile,
-        "device": flags.device,
-        "timeout": flags.timeout,
-        "max_memory": flags.max_memory,
-        "max_gpu_memory": flags.max_gpu_memory,
-        "jobs": flags.jobs,
-    }
-    return msgspec.structs.replace(suite, **{k: v for k, v in changes.items() if v not in (None, [])})
-
-
-def _runner(datasets: Sequence[str], flags: RunFlags) -> Runner:
-    from recscale.running.display import display_for
-    from recscale.running.runner import Runner, open_store
-
-    suite = _suite(datasets, flags)
-    return Runner(suite, open_store(flags.store), display_for(quiet=False), flags.overwrite)
-
-
-def _run(datasets: Sequence[str], flags: RunFlags) -> int:
-    from recscale.running.printing import print_records
-
-    runner = _runner(datasets, flags)
-    if runner.suite.tune is not None:
-        return _tune(runner.suite, flags)
-    records = runner.run()
-    print_records(records, as_json=flags.json)
-    return EXIT_FAILED_JOB if flags.strict and _any_failed(records) else 0
-
-
-def _tune(suite: Suite, flags: RunFlags) -> int:
-    """Search the options of the models of a suite, run the best, and print both."""
-    from recscale.running.display import display_for
-    from recscale.running.printing import print_records, print_studies
-    from recscale.running.runner import open_store
-    from recscale.running.tuning import Tuner
-
-    tuner = Tuner(suite, open_store(flags.store), display_for(quiet=False), suite.tuning(), flags.overwrite)
-    studies, records = tuner.run()
-    print_studies(studies, as_json=flags.json)
-    print_records(records, as_json=flags.json)
-    failed = _any_failed(records) or any(s.best is None and _any_failed(s.trials) for s in studies)
-    return EXIT_FAILED_JOB if flags.strict and failed else 0
-
-
-def _any_failed(records: Sequence[RunRecord]) -> bool:
-    return any(record.status not in ("ok", "skipped") for record in records)
 
 
 def _write_report(flags: ReportFlags) -> None:

@@ -32,7 +32,6 @@ else:
     Scores: TypeAlias = Any
 
 Array: TypeAlias = Any  # numpy.ndarray, scipy.sparse.csr_array or torch.Tensor
-Interactions: TypeAlias = "sp.csr_array"
 Judged: TypeAlias = Literal["ranking", "rated ranking", "ratings"]  # what metrics judge
 
 
@@ -165,8 +164,7 @@ def _no_log(name: str, step: int, value: float) -> None:
 class FitContext:
     """All that a model may know of its surroundings.
 
-    `deadline` is a reading of `time.monotonic()`; `checkpoint` is where a long training may keep what it needs to go on
-    after a kill.
+    `deadline` is a reading of `time.monotonic()`; `checkpoint` keeps what a long training needs to go on after a kill.
     """
 
     device: str = "cpu"
@@ -317,9 +315,8 @@ class Source(Options, ABC):
 class Filter:
     """Which interactions count: part of the identity of a data set.
 
-    Ratings below `min_rating` are dropped first, then the `drop_top_items` most popular items, then items with
-    fewer than `min_item_users` users and users with fewer than `min_user_items` items, in the `order` given, once
-    or (`repeat`) until nothing changes.
+    Ratings below `min_rating` are dropped first, then the `drop_top_items` most popular items, then items with fewer
+    than `min_item_users` users and users with fewer than `min_user_items` items, in `order`, once or repeated.
     """
 
     min_rating: float | None = None

@@ -24,6 +24,7 @@ FLOORS = {
     "reporting": 5,
     "testing": 5,
     "_flags": 5,
+    "_jobs": 6,
     "_report": 6,
     "api": 7,
     "cli": 7,
@@ -146,7 +147,7 @@ def test_files_and_functions_stay_short_enough_to_be_read(path):
     functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     long = [f.name for f in functions if (f.end_lineno or 0) - f.lineno + 1 > 60]
 
-    assert text.count("\n") <= 430
+    assert text.count("\n") <= 400
     assert not long
 
 
