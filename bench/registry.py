@@ -13,7 +13,9 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import io
 import sys
+import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 Kind = Literal["model", "dataset"]
 _PACKAGES: dict[str, str] = {"model": "recscale.models", "dataset": "recscale.datasets"}
 _SPEC_CLASSES: dict[str, str] = {"model": "ModelSpec", "dataset": "DatasetSpec"}
+_DESCRIBED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef  # may have a docstring
 _TITLES: dict[str, str] = {"model": "model", "dataset": "data set"}
 
 
@@ -90,13 +93,41 @@ def dataset_spec(name: str, plugins: Sequence[str | Path] = ()) -> DatasetSpec:
 
 
 def code_fingerprint(entry: Entry) -> str:
-    """Return the SHA-256 of a plug-in's source and of the helper modules `_x.py` beside it that it imports."""
+    """Return the SHA-256 of a plug-in's source and of the helper modules `_x.py` beside it that it imports.
+
+    What decides no result does not count: comments, docstrings, empty lines, and of a model its SPEC and the estimate
+    that it names.
+    """
     if entry.path is None:
         return ""
     digest = hashlib.sha256()
     for path in _with_helpers(entry.path):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+        is_model = entry.kind == "model" and path == entry.path
+        decisive = _decisive(path, path.stat().st_mtime_ns, is_model)
+        digest.update(path.name.encode() + b"\0" + decisive.encode())
     return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=512)
+def _decisive(path: Path, modified_ns: int, is_model: bool) -> str:
+    """Return the source without comments, docstrings and empty lines, and without a model's SPEC and estimate."""
+    tree, source = _parsed_content(path, modified_ns), path.read_text(encoding="utf-8")
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+    described = [n for n in ast.walk(tree) if isinstance(n, _DESCRIBED) and ast.get_docstring(n) is not None]
+    needless: list[ast.stmt] = [node.body[0] for node in described]
+    for node in tree.body if is_model else []:
+        call = _spec_call(node, "model")
+        if call is not None:
+            names = {ast.unparse(k.value) for k in call.keywords if k.arg == "estimate"}
+            needless += [node, *(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in names)]
+    for node in needless:
+        stands_alone = not lines[node.lineno - 1][: node.col_offset].strip()
+        if stands_alone:
+            lines[node.lineno - 1 : node.end_lineno] = [""] * len(lines[node.lineno - 1 : node.end_lineno])
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def _built_in(kind: Kind) -> list[Entry]:
@@ -150,14 +181,20 @@ def _parsed_content(path: Path, modified_ns: int) -> ast.Module:
 def _literals(path: Path, kind: str) -> dict[str, Any] | None:
     """Return the keywords of the file's `SPEC = <class>(...)` that are literals; None if it has no such line."""
     for node in _parsed(path).body:
-        if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)):
-            continue
-        names = [target.id for target in node.targets if isinstance(target, ast.Name)]
-        called = node.value.func
-        called_name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
-        if "SPEC" in names and called_name == _SPEC_CLASSES[kind]:
-            return {k.arg: value for k in node.value.keywords if k.arg and (value := _literal(k.value)) is not None}
+        call = _spec_call(node, kind)
+        if call is not None:
+            return {k.arg: value for k in call.keywords if k.arg and (value := _literal(k.value)) is not None}
     return None
+
+
+def _spec_call(node: ast.stmt, kind: str) -> ast.Call | None:
+    """Return the call of a statement `SPEC = <class>(...)`, and None for any other."""
+    if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)):
+        return None
+    names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+    called = node.value.func
+    called_name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
+    return node.value if "SPEC" in names and called_name == _SPEC_CLASSES[kind] else None
 
 
 def _literal(node: ast.expr) -> Any:

@@ -95,6 +95,37 @@ def test_the_code_fingerprint_changes_with_the_file_and_its_helpers(plugin):
     assert len({before, with_helper, changed}) == 3
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "is_decisive"),
+    [
+        ("x = 1\n", "x = 1  # one\n\n\n# two\n", False),
+        ("x = '# 1'\n", "x = '# 2'\n", True),
+        ("x = 1\n", '"""What it does."""\n\nx = 1\n', False),
+        ("def f():\n    return 1\n", 'def f():\n    """One.\n\n    Or so.\n    """\n    return 1\n', False),
+        ("def f():\n    return 1\n", "def f():\n    return 2\n", True),
+        ("def needs(model, shape):\n    return 1\n", "def needs(model, shape):\n    return 2\n", False),
+        ("def estimate(model, shape):\n    return 1\n", "def estimate(model, shape):\n    return 2\n", True),
+        ('def f(): "One."\n', 'def f(): "Two."\n', True),
+    ],
+)
+def test_what_decides_no_result_does_not_change_the_code_fingerprint(tmp_path, before, after, is_decisive):
+    path, found = tmp_path / "my_model.py", []
+    for content, title in ((before, "one"), (after, "two")):
+        path.write_text(f"{content}SPEC = ModelSpec(\n    title={title!r},\n    estimate=needs,\n)\n")
+        found.append(registry.code_fingerprint(registry.find("model", "my_model", [path])))
+
+    assert (found[0] != found[1]) == is_decisive
+
+
+def test_the_estimate_of_a_helper_module_counts(plugin):
+    plugin.with_name("_helper.py").write_text("def needs():\n    return 1\n")
+    plugin.write_text(PLUGIN + "\nimport _helper\n")
+    before = registry.code_fingerprint(registry.find("model", "my_model", [plugin]))
+    plugin.with_name("_helper.py").write_text("def needs():\n    return 2\n")
+
+    assert registry.code_fingerprint(registry.find("model", "my_model", [plugin])) != before
+
+
 def test_listing_imports_neither_numpy_nor_torch():
     code = "import sys; from recscale import registry; registry.entries('model'); registry.entries('dataset')"
     code += "; print([m for m in ('numpy', 'torch', 'pandas', 'scipy') if m in sys.modules])"
