@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from recscale.reporting.files import plain_name
 from recscale.reporting.tables import NOTHING, Cell, Column, Grid, Row, Table
 
+WIDEST = 6  # columns of figures that a page holds in letters that can be read
 _COSTS = ("parameters", "bytes", "peak memory of fit", "fit")
 _HEAD = "% Made by recscale report. Needs \\usepackage{booktabs}.\n"
 _DOCUMENT = r"""% Made by recscale report: every table, to look at or to take over; each file stands alone as well.
@@ -37,7 +39,7 @@ def latex_files(sections: Mapping[str, tuple[Table, Sequence[Grid]]], matrices: 
     best configuration of each model, with what its protocol's papers report and what it cost.
     """
     found: dict[str, tuple[str, Grid]] = {}
-    for grid in matrices:
+    for grid in (part for matrix in matrices for part in in_parts(matrix)):
         found[plain_name(grid.title, found)] = (grid.title, grid)
     for anchor, (table, grids) in sections.items():
         found[plain_name(anchor, found)] = (table.title, best_of_each(table))
@@ -45,11 +47,29 @@ def latex_files(sections: Mapping[str, tuple[Table, Sequence[Grid]]], matrices: 
             found[plain_name(f"{anchor}-{grid.title}", found)] = (f"{table.title}: {grid.title}", grid)
     files = {f"{name}.tex": (_HEAD + fragment(grid)).encode(errors="replace") for name, (_, grid) in found.items()}
     parts = [
-        f"\\section*{{{escape_latex(title)}}}\n\\noindent\\fitted{{\\input{{{name}}}}}\n\n{escape_latex(grid.note)}\n\n"
+        f"\\section*{{{escape_latex(title)}}}\n\\noindent\\fitted{{\\input{{{name}}}}}\n\n"
+        f"\\smallskip\\noindent {escape_latex(grid.note)}\n\n"
         for name, (title, grid) in found.items()
     ]
     files[f"{plain_name('report', found)}.tex"] = _DOCUMENT.replace("%s", "".join(parts)).encode(errors="replace")
     return files
+
+
+def in_parts(grid: Grid) -> list[Grid]:
+    """Return a table as one or more that fit a page: the first column, and at most `WIDEST` others in each."""
+    others = range(1, len(grid.columns))
+    if len(others) <= WIDEST:
+        return [grid]
+    wanted = [(0, *others[first : first + WIDEST]) for first in range(0, len(others), WIDEST)]
+    return [
+        replace(
+            grid,
+            title=f"{grid.title}, part {number} of {len(wanted)}",
+            columns=tuple(grid.columns[index] for index in part),
+            rows=tuple(tuple(row[index] for index in part) for row in grid.rows),
+        )
+        for number, part in enumerate(wanted, 1)
+    ]
 
 
 def best_of_each(table: Table) -> Grid:

@@ -1,7 +1,7 @@
 import pytest
 
 from recscale.reporting.comparisons import compare
-from recscale.reporting.latex import best_of_each, escape_latex, fragment
+from recscale.reporting.latex import WIDEST, best_of_each, escape_latex, fragment, in_parts
 from recscale.reporting.page import write_report
 from recscale.reporting.tables import Cell, Column, Grid, build_table
 
@@ -84,3 +84,15 @@ def test_hostile_names_leave_the_braces_balanced(record, tmp_path):
     assert text.count(r"\end{tabular}") == 1
     assert "\\input" not in text
     assert text.replace(r"\{", "").count("{") == text.replace(r"\}", "").count("}")
+
+
+def test_a_table_too_wide_for_a_page_is_parts_that_each_name_their_rows():
+    columns = (Column("model", is_number=False), *(Column(f"c{i}") for i in range(WIDEST + 2)))
+    grid = Grid(title="wide", columns=columns, rows=((Cell("ease"), *(Cell(str(i)) for i in range(WIDEST + 2))),))
+
+    parts = in_parts(grid)
+
+    assert [part.title for part in parts] == ["wide, part 1 of 2", "wide, part 2 of 2"]
+    assert [column.heading for column in parts[1].columns] == ["model", f"c{WIDEST}", f"c{WIDEST + 1}"]
+    assert [cell.text for cell in parts[1].rows[0]] == ["ease", str(WIDEST), str(WIDEST + 1)]
+    assert in_parts(parts[1]) == [parts[1]]
