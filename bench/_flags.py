@@ -14,6 +14,7 @@ from recscale.errors import UsageError
 
 DEFAULT_STORE = Path("results")
 _own_file = Group("A file of your own")
+_executor = Group("Where jobs run")
 
 
 @Parameter(name="*")
@@ -79,6 +80,13 @@ class RunFlags:
     max_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 8GB")] = None
     max_gpu_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 16GB")] = None
     jobs: Annotated[int | None, Parameter(name=["--jobs", "-j"], help="jobs at a time; cores are divided")] = None
+    threads: Annotated[int | None, Parameter(help="threads a job (the cores, divided by --jobs)")] = None
+    executor: Annotated[
+        Literal["local", "ray"] | None, Parameter(group=_executor, help="local (default): this machine; or ray")
+    ] = None
+    ray_address: Annotated[
+        str | None, Parameter(group=_executor, help="auto or host:port of a Ray cluster (a Ray of its own, here)")
+    ] = None
     plugin: Annotated[tuple[str, ...], Parameter(help="Python file with a SPEC of your own, repeatable")] = ()
     store: Annotated[Path, Parameter(help="folder of the records (results)")] = DEFAULT_STORE
     overwrite: Annotated[
@@ -118,6 +126,24 @@ class TuneFlags:
         given = {name: value for name, value in keys.items() if value is not None}
         kept = {name: value for name, value in suite.items() if not (name == "seconds" and "time" in given)}
         return kept | given
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ScaleFlags:
+    """The flags of `scale`, beside those of `run`."""
+
+    by: Annotated[
+        tuple[Literal["users", "items", "interactions"], ...],
+        Parameter(help="what a share is kept of, repeatable (users, items and interactions)"),
+    ] = ()
+    shares: Annotated[
+        tuple[float, ...], Parameter(help="sizes, as shares up to 1 (0.125 0.25 0.5 1)", consume_multiple=True)
+    ] = ()
+
+    def given(self) -> dict[str, Any]:
+        """Return the flags that are given, as ScaleOptions has them."""
+        return {name: value for name, value in (("by", self.by), ("shares", self.shares)) if value}
 
 
 @Parameter(name="*")
@@ -208,6 +234,17 @@ class ReproFlags:
         for flag, value in {**limits, "--device": device}.items():
             parts += [] if value is None else [flag, value]
         return shlex.join([*parts, "--store", str(self.store)])
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class EstimateFlags:
+    """The flags of `estimates`."""
+
+    model: Annotated[tuple[str, ...], Parameter(name=["--model", "-m"], help="model, repeatable (all)")] = ()
+    plugin: Annotated[tuple[str, ...], Parameter(help="Python file with a SPEC of your own, repeatable")] = ()
+    store: Annotated[Path, Parameter(help="folder of the records (results)")] = DEFAULT_STORE
+    json: Annotated[bool, Parameter(negative="", help="print one JSON document")] = False
 
 
 @Parameter(name="*")

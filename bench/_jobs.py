@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from recscale.errors import UsageError
 
 if TYPE_CHECKING:
-    from recscale._flags import RunFlags
+    from recscale._flags import RunFlags, ScaleFlags
     from recscale.records.record import RunRecord
     from recscale.running.runner import Runner
     from recscale.running.suite import Suite
@@ -58,6 +58,9 @@ def suite_of(datasets: Sequence[str], flags: RunFlags) -> Suite:
         "max_memory": flags.max_memory,
         "max_gpu_memory": flags.max_gpu_memory,
         "jobs": flags.jobs,
+        "threads": flags.threads,
+        "executor": flags.executor,
+        "ray_address": flags.ray_address,
     }
     return msgspec.structs.replace(suite, **{k: v for k, v in changes.items() if v not in (None, [])})
 
@@ -96,6 +99,24 @@ def search(suite: Suite, flags: RunFlags) -> int:
     print_records(records, as_json=flags.json)
     failed = _any_failed(records) or any(s.best is None and _any_failed(s.trials) for s in studies)
     return EXIT_FAILED_JOB if flags.strict and failed else 0
+
+
+def scale_jobs(datasets: Sequence[str], flags: RunFlags, sizes: ScaleFlags) -> int:
+    """Run the jobs at every size, print how what they take grows, and return the exit code."""
+    from dataclasses import asdict
+
+    from recscale._parameters import build
+    from recscale.records.scaling import families, scaling
+    from recscale.running.display import display_for
+    from recscale.running.runner import open_store
+    from recscale.running.scale_printing import print_scalings
+    from recscale.running.scaling import ScaleOptions, scale
+
+    suite, options = suite_of(datasets, flags), build(ScaleOptions, "scale", sizes.given())
+    records = scale(suite, open_store(flags.store), display_for(quiet=False), options, flags.overwrite)
+    metric, limits = suite.metrics[0] if suite.metrics else None, asdict(suite.limits())
+    print_scalings([scaling(family, metric, limits) for family in families(records)], as_json=flags.json)
+    return EXIT_FAILED_JOB if flags.strict and _any_failed(records) else 0
 
 
 def _any_failed(records: Sequence[RunRecord]) -> bool:

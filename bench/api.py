@@ -25,8 +25,9 @@ def run(
     """Run models on data sets and return the records, a row a job, failures included.
 
     `suite` takes the keys of a suite file: models, protocols (or protocol), seeds, metrics, device, timeout,
-    max_memory, max_gpu_memory, jobs, profile, plugins, tune. No models at all means every model over its sizes.
-    Raises UsageError, UnknownName, DataError or StoreError; a job that fails is a row, not an error.
+    max_memory, max_gpu_memory, jobs, threads, executor, ray_address, profile, plugins, tune. No models at all means
+    every model over its sizes. Raises UsageError, UnknownName, DataError, MissingExtra or StoreError; a job that fails
+    is a row, not an error.
     """
     import msgspec
     import pandas as pd

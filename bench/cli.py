@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -15,14 +16,16 @@ from recscale import __version__
 from recscale._flags import (
     DEFAULT_STORE,
     CompareFlags,
+    EstimateFlags,
     ExplainFlags,
     HistoryFlags,
     ReportFlags,
     ReproFlags,
     RunFlags,
+    ScaleFlags,
     TuneFlags,
 )
-from recscale._jobs import EXIT_FAILED_JOB, require_models, run_jobs, runner_of, search, suite_of
+from recscale._jobs import EXIT_FAILED_JOB, require_models, run_jobs, runner_of, scale_jobs, search, suite_of
 from recscale.errors import RecscaleError, UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +59,7 @@ app = App(
   recscale run ml-100k --protocol ratings -m "cel_ratings[clusters=5,50,none]" -m rating_means
   recscale run --data ratings.csv --min-rating 4 -m item_knn
   recscale run --suite suite.yaml
+  recscale run --suite suite.yaml --executor ray --ray-address auto --jobs 4
 """,
 )
 def run(*datasets: str, flags: RunFlags = RunFlags()) -> int:
@@ -99,6 +103,22 @@ def tune(*datasets: str, flags: RunFlags = RunFlags(), tuning: TuneFlags = TuneF
 
 
 @app.command(
+    help_epilogue="""Examples:
+  recscale scale gowalla -m ease -m wrmf --max-memory 8GB --timeout 1h
+  recscale scale gowalla -m "ease[k=50]" --by items --shares 0.1 0.2 0.4 0.8 --seeds 0 1 2
+  recscale report                       the same as figures and tables
+""",
+)
+def scale(*datasets: str, flags: RunFlags = RunFlags(), sizes: ScaleFlags = ScaleFlags()) -> int:
+    """Run models on shares of a data set, and fit how memory, time and size grow and where the budget ends.
+
+    The smaller subsamples are parts of the larger ones; each is a data set as any other, as in "gowalla[users=0.25]".
+    """
+    require_models(datasets, flags)
+    return scale_jobs(datasets, flags, sizes)
+
+
+@app.command(
     help_epilogue="""Example:
   recscale plan web35m-like -m ease -m popularity --max-memory 8GB
 """,
@@ -107,7 +127,28 @@ def plan(*datasets: str, flags: RunFlags = RunFlags()) -> None:
     """Show what each job is expected to need, and which ones will be refused; runs nothing."""
     from recscale.running.printing import print_plan
 
-    print_plan(runner_of(datasets, flags).plan(), as_json=flags.json)
+    with contextlib.closing(runner_of(datasets, flags)) as runner:
+        found = runner.plan()
+    print_plan(found, as_json=flags.json)
+
+
+@app.command(
+    help_epilogue="""Examples:
+  recscale estimates
+  recscale estimates --store results/reference -m ease -m slim
+""",
+)
+def estimates(*, flags: EstimateFlags = EstimateFlags()) -> None:
+    """Show how good the estimates of memory and time are: the fits of a store, predicted from other data sets."""
+    from recscale.measuring.machine import fingerprint
+    from recscale.registry import find
+    from recscale.running.estimate_printing import print_estimates
+    from recscale.running.estimating import PastFits
+    from recscale.running.runner import open_store
+
+    models = [find("model", name, flags.plugin).name for name in flags.model]
+    past = PastFits(open_store(flags.store), fingerprint(), list(flags.plugin))
+    print_estimates(past, models, as_json=flags.json)
 
 
 @app.command(

@@ -130,14 +130,15 @@ def _reach(interactions: sp.csr_array) -> float:
 
 
 def estimate(model: GFCF, shape: Shape) -> Estimate:
-    """The training rows and the factors; while these are found, a basis of twice as many vectors and some blocks."""
+    """The training rows and the factors; while these are found, a basis of twice as many vectors with its products."""
     n_factors = 0 if model.ideal_weight == 0 else min(model.factors, shape.n_users, shape.n_items)
     rows = 5 * shape.n_interactions + 8 * shape.n_users + 4 * shape.n_items + 4
     factors = 4 * n_factors * shape.n_items
-    basis = 4 * (2 * n_factors + 1024) * shape.n_items if n_factors else 0
+    width = 2 * n_factors + 4 * 64 if n_factors else 0
+    basis = 4 * (width + 5 * 64) * shape.n_items + 40 * width**2 if n_factors else 0
     blocks = 0.18 * n_factors + 12  # steps of 64 vectors
     return Estimate(
-        peak_bytes=rows + 8 * shape.n_interactions + factors + basis + 2**24,
+        peak_bytes=max(24 * shape.n_interactions, rows + 8 * shape.n_interactions + factors + basis),
         model_bytes=rows + factors,
         fit_seconds=blocks * 64 * (shape.n_interactions * 2e-9 + shape.n_items * n_factors * 12e-11)
         if n_factors

@@ -45,9 +45,11 @@ class Popularity(Model):
 
 
 def estimate(model: Popularity, shape: Shape) -> Estimate:
-    """Return I float32 counts, beside the int64 ones that they are made from."""
+    """Return I float32 counts, beside the int64 ones that they are made from and the items of all entries in int64."""
     return Estimate(
-        peak_bytes=12 * shape.n_items, model_bytes=4 * shape.n_items, fit_seconds=shape.n_interactions * 1e-8
+        peak_bytes=8 * shape.n_interactions + 12 * shape.n_items,
+        model_bytes=4 * shape.n_items,
+        fit_seconds=shape.n_interactions * 1e-8,
     )
 
 

@@ -90,12 +90,14 @@ def estimate(model: SLIM, shape: Shape) -> Estimate:
     if model.neighbors is None or model.neighbors >= n_items - 1:
         kept = min(pairs, 200 * n_items)
         gram, weights = min(4 * n_items**2, 8 * pairs), 8 * kept + 4 * n_items + 4
-        return Estimate(gram + 3 * weights + data + 2**26, weights, shape.n_pairs * 1e-8 + n_items * 1e-3)
+        found = 8 * min(2**23, kept)
+        return Estimate(gram + 3 * weights + data + found, weights, shape.n_pairs * 1e-8 + n_items * 1e-3)
     kept = min(pairs, model.neighbors * n_items)
     local = min(2**29, 4 * n_items * (model.neighbors + 1) ** 2)
     weights = 8 * kept + 4 * n_items + 4
+    found = min(2**27, 12 * n_items * (model.neighbors + 1))
     return Estimate(
-        local + 4 * weights + data + 2**27, weights, shape.n_pairs * 1e-8 + n_items * model.neighbors * 2e-6
+        max(local, found) + 3 * weights + data, weights, shape.n_pairs * 1e-8 + n_items * model.neighbors * 2e-6
     )
 
 

@@ -128,15 +128,18 @@ class TurboCF(Model):
 
 
 def estimate(model: TurboCF, shape: Shape) -> Estimate:
-    """The pairs or the dense matrix, whichever is less, and the data normalised and transposed."""
+    """The data while it is normalised; then the pairs or the dense matrix, whichever is less, or what is kept of it."""
     n_items = shape.n_items
     dense = 4 * n_items**2
     whole = min(dense, 8 * expected_pairs(n_items, shape.n_pairs) + 4 * n_items + 4)
-    data = 40 * shape.n_interactions + 24 * shape.n_users + 2**20 + 160 * n_items
+    weighted = 48 * shape.n_interactions
+    data = 16 * shape.n_interactions + 24 * shape.n_users + 2**20 + 160 * n_items
     if model.k is None or model.k >= n_items - 1:
-        return Estimate(whole + data, whole, shape.n_pairs * 4e-9 + whole * 5e-9)
+        return Estimate(max(weighted, whole + data), whole, shape.n_pairs * 4e-9 + whole * 5e-9)
     kept = min(whole, 8 * (model.k + 1) * n_items + 4 * n_items + 4)
-    return Estimate(3 * kept + data + 2**27, kept, shape.n_pairs * 5e-9)
+    found = min(2**27, 12 * n_items * (model.k + 1))
+    seconds = shape.n_pairs * 5e-9 + n_items * model.k * 2.5e-7
+    return Estimate(max(weighted, data + kept + max(kept, found)), kept, seconds)
 
 
 SPEC = ModelSpec(

@@ -32,7 +32,7 @@ FLOORS = {
 }
 SHARED_ON_A_FLOOR = {("running", "testing")}  # `recscale check` prints what the conformance suite found
 MAY_IMPORT_TORCH = {"bench/running/measurement.py", "bench/evaluation/ranking.py", "bench/evaluation/_torch_ranking.py"}
-HEAVY = {"torch", "implicit", "sklearn", "matplotlib", "pandas", "pyarrow"}
+HEAVY = {"torch", "implicit", "sklearn", "matplotlib", "pandas", "pyarrow", "ray"}
 SOURCES = sorted(p for folder in ("bench", "models", "datasets") for p in (ROOT / folder).rglob("*.py"))
 
 

@@ -72,6 +72,8 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     dataset: str  # canonical text of data set, options and filter
     dataset_name: str
     filter: dict[str, Any]
+    shares: dict[str, float] = {}  # of a subsample: what was kept of the users, items or interactions
+    sampled_from: str | None = None  # and the canonical text of the data set that it is a part of
     protocol: str
     seed: int
     device_requested: str
@@ -88,6 +90,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     n_train_users: int
     n_items: int
     n_train_interactions: int
+    n_train_pairs: int | None = None  # sum over training users of their interactions squared
     n_test_users: int | None = None  # or validation users, in a trial
     dropped_users: int | None = None
 
@@ -137,6 +140,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
                 row[f"{name}_{column}"] = getattr(phase, column)
         row.update({f"trial.{k}": v for k, v in msgspec.to_builtins(row.pop("trial") or {}).items()})
         row.update({f"parameter.{k}": v for k, v in row.pop("parameters").items()})
+        row.update({f"share.{k}": v for k, v in row.pop("shares").items()})
         row.update({f"standard_error.{k}": v for k, v in row.pop("standard_errors").items()})
         row.update(row.pop("metrics"))
         return row

@@ -2,7 +2,7 @@
 
 Layout: `<root>/<machine>/<data set>/<protocol>/<model>-<key>.json`, with `<model>-<key>.npz` for the vectors. Trials of
 tuning, evaluated on validation users, lie in a folder `trials` beside them.
-A file is written beside its place and moved there, vectors first, so what can be read is complete.
+A file is written to the work folder and moved to its place, vectors first, so what can be read is complete.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recscale.errors import StoreError, UsageError
+from recscale.records.owners import owner_mark
 from recscale.records.record import SCHEMA_VERSION, Part, RunRecord
 
 _LOCKS = ".locks"
@@ -60,18 +61,22 @@ class Store:
         """Create the folder if it is missing and make sure that files can be made in it."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.root) as file:
+            with tempfile.TemporaryFile(dir=self.root) as file:  # without a name: a kill leaves nothing
                 file.write(bytes(_LEAST_ROOM_BYTES))  # a full disk takes a file's name, but nothing in it
         except OSError as error:
-            raise StoreError(
-                f"the store {self.root} cannot be written: {_why(error)}; choose another: --store"
-            ) from None
+            raise self._unwritable(error) from None
 
     def work_folder(self) -> Path:
-        """Return the folder for the files of running jobs, on the same file system as the store."""
+        """Return the folder for the files of running jobs, on the same file system as the store. Raises StoreError."""
         folder = self.root / _WORK
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
         return folder
+
+    def _unwritable(self, error: OSError) -> StoreError:
+        return StoreError(f"the store {self.root} cannot be written: {_why(error)}; choose another: --store")
 
     def path_of(self, *, dataset: str, protocol: str, model: str, key: str, evaluated_on: Part = "test") -> Path:
         """Return where the record of a job lies."""
@@ -79,12 +84,21 @@ class Store:
         return (folder if evaluated_on == "test" else folder / _TRIALS) / f"{model}-{key[:16]}.json"
 
     def get(self, **job: Any) -> RunRecord | None:
-        """Return the record of a job, described as for `path_of`, or None if there is none that can be read."""
+        """Return the record of a job, described as for `path_of`, or None if there is none that can be read.
+
+        One whose vectors cannot be read is none either; `unreadable` names the file.
+        """
         path, key = self.path_of(**job), job["key"]
         if not path.is_file():
             return None
         found = self._read(path)
-        return found if found is not None and found.key == key else None
+        if found is None or found.key != key:
+            return None
+        vectors = path.with_suffix(".npz")
+        if reason := _damage(vectors):
+            self.unreadable.append(Unreadable(vectors, reason))
+            return None
+        return found
 
     def put(self, record: RunRecord, per_user: Mapping[str, NDArray[Any]] | None = None) -> Path:
         """Write a record and its per-user vectors; return the path of the record."""
@@ -97,10 +111,10 @@ class Store:
             if per_user:
                 buffer = io.BytesIO()
                 np.savez_compressed(buffer, allow_pickle=False, **per_user)
-                _replace(vectors, buffer.getvalue())
-            else:
+                self._replace(vectors, buffer.getvalue())
+            self._replace(path, content)
+            if not per_user:
                 vectors.unlink(missing_ok=True)
-            _replace(path, content)
         except OSError as error:
             raise StoreError(
                 f"the record of {record.model} could not be written to {self.root}: {_why(error)};"
@@ -121,12 +135,12 @@ class Store:
         return self._arrays(record).get(TOP_ITEMS) if record.coclusters else None
 
     def _arrays(self, record: RunRecord) -> dict[str, NDArray[Any]]:
-        pattern = f"*/{_slug(record.dataset)}/{_slug(record.protocol)}/{record.model}-{record.key[:16]}.npz"
+        pattern = f"[!.]*/{_slug(record.dataset)}/{_slug(record.protocol)}/{record.model}-{record.key[:16]}.npz"
         for path in self.root.glob(pattern):
             try:
                 with np.load(path, allow_pickle=False) as file:
                     return {name: file[name] for name in file}
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            except Exception as error:  # garbage in a zip file fails in any way
                 raise StoreError(
                     f"{path} holds no vectors of users: {error}; remove it with its record and run the job again"
                 ) from None
@@ -144,8 +158,7 @@ class Store:
         if not self.root.is_dir():
             raise StoreError(f"no store at {self.root}; make one with: recscale run --store {self.root} ...")
         self.unreadable = []
-        found = self.root.glob(f"*/*/*/{pattern}")
-        paths = sorted(path for path in found if not path.relative_to(self.root).parts[0].startswith("."))
+        paths = sorted(self.root.glob(f"[!.]*/*/*/{pattern}"))  # not into work folders, which come and go
         return [record for path in paths if (record := self._read(path)) is not None]
 
     def find(self, beginning: str) -> RunRecord:
@@ -184,21 +197,40 @@ class Store:
 
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[bool]:
-        """Hold the right to run a job; yields False if another runner holds it. Freed if this process dies."""
+        """Hold the right to run a job; yields False if another runner holds it. Freed if this process dies.
+
+        Raises StoreError where no lock can be written.
+        """
         from filelock import FileLock, Timeout
 
         folder = self.root / _LOCKS
-        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{key[:32]}.lock", timeout=0)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
             yield False
             return
+        except OSError as error:
+            raise self._unwritable(error) from None
         try:
             yield True
         finally:
             lock.release()
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        """Write `content` to `path` at once: to the work folder first, on the disk, then moved into place."""
+        temporary = self.work_folder() / f"{owner_mark()}-{path.name}"
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
 
     def _read(self, path: Path) -> RunRecord | None:
         try:
@@ -226,19 +258,16 @@ class _Versioned(msgspec.Struct):
     schema_version: int
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write `content` to `path` at once: beside it first, on the disk, then moved into place."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def _damage(vectors: Path) -> str | None:
+    """Return why a file of vectors cannot be read; None if it can, or is not there. Takes a second for 20 MB."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
+        with zipfile.ZipFile(vectors) as file:
+            torn = file.testzip()
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # garbage fails in any way
+        return f"no vectors of users: {error}"
+    return f"no vectors of users: {torn} is damaged" if torn else None
 
 
 def _slug(text: str) -> str:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from recscale.errors import UnknownName, UsageError
 from recscale.records.record import RunRecord
+from recscale.records.scaling import Family
 from recscale.reporting import interactive, sections
 from recscale.reporting.axes import COVERAGE
 from recscale.reporting.canvas import FORMATS as FIGURE_FORMATS
@@ -33,6 +34,7 @@ from recscale.reporting.rendering import (
     script_hash,
 )
 from recscale.reporting.runs import Anchors, Facts, Run, anchors, runs
+from recscale.reporting.scaling import ScalingView, divided, scaling_views
 from recscale.reporting.significance import PerUser, UserFigures, activity_table, best_against_second, duel_table
 from recscale.reporting.sizes import SizeTable, draw_by_size, size_panels, size_tables
 from recscale.reporting.sweeps import draw_sweep, sweeps
@@ -77,6 +79,14 @@ class Tuning:
     """What was tuned on the split of a comparison: the ledger, and where there are some the scores by effort."""
 
     table: Grid
+    figure: Drawn | None
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """How models scale on a data set, and that as a figure."""
+
+    view: ScalingView
     figure: Drawn | None
 
 
@@ -194,17 +204,24 @@ def build_report(records: Iterable[RunRecord], options: Options) -> dict[str, by
     """Return the files of a report by name, the pages last; raises what `write_report` raises, but StoreError."""
     found = list(records)
     formats = options.formats
-    comparisons = compare(found, metric=options.metric, higher_is_better=options.higher_is_better)
+    families, single = divided(found)
+    comparisons = (
+        compare(single, metric=options.metric, higher_is_better=options.higher_is_better)
+        if single or not families
+        else []
+    )
     figures = UserFigures(options.vectors)
     looks = styles(r.model for r in (*found, *options.trials))
     making = _Making(options, figures, looks, anchors(comparisons), tuning_section(options.trials, found, looks))
     overview = _overview(comparisons, making)
     parts = [_section(c, a, making) for c, a in zip(comparisons, _anchors(comparisons), strict=True)]
     tables = matrices(comparisons, best_against_second(comparisons, figures))
+    scaled = _scaled(families, making)
     drawn = [*([overview] if overview else []), *(figure for part in parts for figure in part.all_figures)]
+    drawn += [one.figure for one in scaled if one.figure]
     files = {f"{d.name}.{form}": d.content[form] for d in drawn for form in FIGURE_FORMATS if form in d.content}
     files = {name: content for name, content in files.items() if name.rpartition(".")[2] in formats}
-    context = _context(found, parts, overview) | {"matrices": tables}
+    context = _context(found, parts, overview) | {"matrices": tables, "scaled": scaled}
     if "tex" in formats:
         files |= latex_files(
             {part.anchor: (part.table, [*part.user_tables, *part.size_tables]) for part in parts}, tables
@@ -331,6 +348,17 @@ def _tuning(comparison: Comparison, anchor: str, making: _Making) -> list[Tuning
     return found
 
 
+def _scaled(families: Sequence[Family], making: _Making) -> list[Scaled]:
+    """Return how models scale on each data set and protocol that was subsampled."""
+    found: list[Scaled] = []
+    for view in scaling_views(families, making.looks, making.options.metric):
+        name = plain_name(f"{view.title}-scaling", [one.figure.name for one in found if one.figure])
+        words = f"{view.title}: {view.alternative}"
+        figure = _drawn(name, words, view.caption, view.figure, making.inline) if making.inline else None
+        found.append(Scaled(view, figure))
+    return found
+
+
 def _drawn(name: str, alternative: str, caption: str, figure: Figure, wanted: set[str]) -> Drawn:
     return Drawn(name, alternative, caption, {form: render(figure, form) for form in sorted(wanted)})
 
@@ -346,7 +374,7 @@ def _anchors(comparisons: Sequence[Comparison]) -> list[str]:
 def _context(records: Sequence[RunRecord], parts: Sequence[Section], overview: Drawn | None) -> dict[str, Any]:
     return {
         "summary": sections.summary(records),
-        "any_succeeded": any(part.comparison.succeeded for part in parts),
+        "any_succeeded": any(record.status == "ok" for record in records),
         "sections": parts,
         "overview": overview,
         "machines": sections.machines(records),

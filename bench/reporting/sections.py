@@ -191,4 +191,9 @@ def _number(value: Any) -> float:
 def _budget_flags(budget: Sequence[float | None]) -> list[str]:
     flags = ("--timeout", "--max-memory", "--max-gpu-memory")
     given = [(flag, limit) for flag, limit in zip(flags, budget, strict=True) if limit is not None]
-    return [word for flag, limit in given for word in (flag, f"{limit:.0f}" if limit == int(limit) else f"{limit}")]
+    return [word for flag, limit in given for word in (flag, budget_text(limit))]
+
+
+def budget_text(limit: float) -> str:
+    """Return a limit in bytes or seconds as it is written on a command line."""
+    return f"{limit:.0f}" if limit == int(limit) else f"{limit}"

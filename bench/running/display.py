@@ -81,6 +81,7 @@ class Silent:
     def event(self, job: Job, event: dict[str, Any]) -> None: ...
     def finished(self, job: Job, record: RunRecord) -> None: ...
     def waiting(self, job: Job) -> None: ...
+    def note(self, text: str) -> None: ...
     def closed(self) -> None: ...
 
 
@@ -131,6 +132,10 @@ class Lines:
         """Say, at most every ten seconds, that another runner has what is left."""
         if time.monotonic() - self._spoke > LINE_INTERVAL_SECONDS:
             self._say(f"  waiting for another runner: {job.label}")
+
+    def note(self, text: str) -> None:
+        """Say what concerns no job alone, or went wrong and is tried again."""
+        self._say(text)
 
     def closed(self) -> None:
         """Do nothing: every line is out already."""
@@ -213,6 +218,10 @@ class Bars:
     def waiting(self, job: Job) -> None:
         """Say that another runner has what is left."""
         self._lines.waiting(job)
+
+    def note(self, text: str) -> None:
+        """Say something above the bars."""
+        self._lines.note(text)
 
     def closed(self) -> None:
         """Take the bars off the screen."""

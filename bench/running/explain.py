@@ -31,11 +31,13 @@ from recscale.evaluation.filtering import apply_filter
 from recscale.evaluation.likeliest import likeliest
 from recscale.evaluation.ranking import check_scores, tie_order
 from recscale.evaluation.split_file import load_split
+from recscale.evaluation.subsampling import Subsample, take_subsample
 from recscale.measuring.budget import machine_memory_limit
 from recscale.records.record import RunRecord
 from recscale.records.store import Store
 from recscale.running.job import FIT_FILE, FITTED_FILE, Data, Job, Request
 from recscale.running.process import WorkerProcess
+from recscale.running.references import known_options
 from recscale.running.runner import Display, Runner
 from recscale.running.suite import Suite, expand
 
@@ -196,7 +198,7 @@ def _job_again(record: RunRecord, store: Store, plugins: Sequence[str], display:
 def _data_reference(record: RunRecord, plugins: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return the data set of a record as a mapping: a path in its text may hold what separates options."""
     name, _, inside = record.dataset.partition("[")
-    known = [*option_types(registry.dataset_spec(name, plugins).source), *option_types(Filter), "filter"]
+    known = known_options(option_types(registry.dataset_spec(name, plugins).source))
     pieces = re.split(rf"(?:^|,)({'|'.join(known)})=", inside.removesuffix("]"))
     return {name: dict(zip(pieces[1::2], pieces[2::2], strict=True))}
 
@@ -233,7 +235,7 @@ def _find_person(job: Job, user: str | None) -> _Person:
     """Read the data set and find a user in it. Raises UsageError, or DataError if the data has changed meanwhile."""
     source = registry.dataset_spec(job.data.name, job.plugins).source
     loaded: Dataset = build(source, job.data.name, job.data.options).load()
-    dataset = apply_filter(loaded, Filter(**job.data.filter))
+    dataset = take_subsample(apply_filter(loaded, Filter(**job.data.filter)), Subsample(**job.data.shares))
     if dataset.fingerprint != job.prepared.data_fingerprint:
         raise DataError(f"{job.data.text} has changed since it was prepared; try again")
     row = _row_of(user, dataset, loaded, job.data)

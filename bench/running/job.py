@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
     protocol: str
     protocol_options: dict[str, Any]
     protocol_text: str
+    shares: dict[str, float] = {}  # of a subsample: what is kept of the users, items or interactions
+    sampled_from: str | None = None  # and the canonical text of what it is a part of
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +76,7 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One model on one split.
 
     `family` is the same for jobs that differ in the size knob alone, where a model can share a fit between sizes.
@@ -97,6 +100,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     plugins: list[str]
     estimated_peak_bytes: int | None = None
     estimated_model_bytes: int | None = None
+    estimated_fit_seconds: float | None = None
     family: str | None = None
     evaluated_on: Part = "test"
     trial: Trial | None = None
@@ -108,7 +112,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         value = self.parameters.get(self.size_knob) if self.size_knob else None
         return math.inf if value is None else float(value)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """SHA-256 of what decides the result: not the budget, the metrics or the number of threads."""
         decisive = {
@@ -179,6 +183,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             "dataset": self.data.text,
             "dataset_name": self.data.name,
             "filter": self.data.filter,
+            "shares": self.data.shares,
+            "sampled_from": self.data.sampled_from,
             "protocol": self.data.protocol_text,
             "seed": self.seed,
             "device_requested": self.device_requested,
@@ -192,6 +198,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             "n_train_users": self.prepared.n_train_users,
             "n_items": self.prepared.n_items,
             "n_train_interactions": self.prepared.n_train_interactions,
+            "n_train_pairs": self.prepared.n_train_pairs,
             "n_test_users": self.prepared.n_test_users if self.evaluated_on == "test" else self.prepared.n_valid_users,
             "dropped_users": self.prepared.dropped_users,
             "estimated_peak_bytes": self.estimated_peak_bytes,

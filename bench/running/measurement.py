@@ -150,8 +150,12 @@ class Measurement:
     def _save(self, model: Any) -> None:
         """Save the model, to measure that, and keep the file where smaller sizes wait for it."""
         saved = self.folder / FIT_FILE
-        with self.phase("save"):
-            self.outcome["disk_bytes"] = model.save(saved)
+        try:
+            with self.phase("save"):
+                self.outcome["disk_bytes"] = model.save(saved)
+        except OSError:
+            saved.unlink(missing_ok=True)  # a model that filled the disk leaves room to say so
+            raise
         if not self.request.keeps_fit:
             saved.unlink()
             return

@@ -19,6 +19,7 @@ from recscale.evaluation.filtering import apply_filter
 from recscale.evaluation.protocols import resolve_protocol
 from recscale.evaluation.split_file import save_names, save_split
 from recscale.evaluation.splitting import split
+from recscale.evaluation.subsampling import Subsample, take_subsample
 from recscale.running.job import Data, Prepared, Source
 
 
@@ -53,7 +54,7 @@ def find_prepared(data: Data, plugins: list[str]) -> Prepared | None:
 
 
 def prepare(data: Data, plugins: list[str]) -> Prepared:
-    """Load, filter and split `data`, write the split to the cache and return what is known of it.
+    """Load, filter, subsample and split `data`, write the split to the cache and return what is known of it.
 
     Raises DataError, UsageError or UnknownName.
     """
@@ -64,6 +65,7 @@ def prepare(data: Data, plugins: list[str]) -> Prepared:
     dataset = apply_filter(loaded, Filter(**data.filter))
     del loaded
     _check_statistics(spec, data, dataset)
+    dataset = take_subsample(dataset, Subsample(**data.shares))
     protocol = resolve_protocol(data.protocol, data.protocol_options)
     parts = split(dataset, protocol)
     folder = cache_root() / cache_key(data, plugins)[:32]
@@ -116,6 +118,6 @@ def without_verification(options: dict[str, Any]) -> bool:
 def _own_code() -> str:
     digest = hashlib.sha256()
     evaluation = Path(__file__).parent.parent / "evaluation"
-    for name in ("_entries", "_parts", "_rated", "filtering", "protocols", "split_file", "splitting"):
+    for name in ("_entries", "_parts", "_rated", "filtering", "protocols", "split_file", "splitting", "subsampling"):
         digest.update((evaluation / f"{name}.py").read_bytes())
     return digest.hexdigest()

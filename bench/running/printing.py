@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, fields
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -16,50 +16,81 @@ from recscale._parameters import option_types
 from recscale.contract import Choice, DatasetSpec, Filter, ModelSpec, Range
 from recscale.errors import RecscaleError, UnknownName
 from recscale.evaluation.filtering import NAMED_FILTERS
+from recscale.evaluation.subsampling import Subsample
 from recscale.measuring.machine import calibrate, fingerprint, versions
 from recscale.measuring.size import MISSING as NOTHING
 from recscale.measuring.size import format_bytes, format_count, format_seconds
+from recscale.records.estimates import Corrected
 from recscale.records.record import RunRecord
 from recscale.running.display import figures, summary
-from recscale.running.job import Data, Prepared
+from recscale.running.job import Data, Job, Prepared
 from recscale.running.runner import Plan
 from recscale.running.tuning import Study
 from recscale.testing.conformance import check
 
 SHOWN_METRICS = 5
+NOT_KNOWN = "not known"
 SHOWN_KEY_LETTERS = 8  # of the 64: enough to tell the records of a store apart
-EXTRAS = {"cholmod": "sksparse", "gpu": "pynvml", "tune": "optuna", "report": "plotly", "peers": "sansa"}
+EXTRAS = {"cholmod": "sksparse", "gpu": "pynvml", "tune": "optuna", "ray": "ray", "report": "plotly", "peers": "sansa"}
 
 
 def print_plan(plan: Plan, *, as_json: bool) -> None:
-    """Print a line a job: what it is expected to need and what will become of it."""
+    """Print a line a job: what it is expected to need, by formula and corrected, and what will become of it."""
     rows: list[dict[str, Any]] = []
     for job in plan.jobs:
-        settled = plan.settled.get(job.key)
-        fate = "run"
-        if settled is not None:
-            fate = f"finished before: {settled.status}"
-        elif job.key in plan.refusals:
-            fate = f"refused: {plan.refusals[job.key]}"
-        elif job.unavailable:
-            fate = f"skipped: {job.unavailable}"
+        forecast = plan.forecasts.get(job.key)
         rows.append(
             {
                 "job": job.label,
                 "device": job.device or job.device_requested,
                 "estimated_peak_bytes": job.estimated_peak_bytes,
+                "estimated_fit_seconds": job.estimated_fit_seconds,
                 "estimated_model_bytes": job.estimated_model_bytes,
-                "fate": fate,
+                "memory": forecast and forecast.memory,
+                "time": forecast and forecast.time,
+                "fate": _fate(plan, job),
             }
         )
     if as_json:
         _out_json(rows)
         return
     shown = [
-        [r["job"], r["device"], _bytes(r["estimated_peak_bytes"]), _bytes(r["estimated_model_bytes"]), r["fate"]]
-        for r in rows
+        [
+            row["job"],
+            row["device"],
+            _bytes(row["estimated_peak_bytes"]),
+            *_expected(row["memory"], format_bytes),
+            NOT_KNOWN if row["estimated_fit_seconds"] is None else format_seconds(row["estimated_fit_seconds"]),
+            *_expected(row["time"], format_seconds),
+            _bytes(row["estimated_model_bytes"]),
+            row["fate"],
+        ]
+        for row in rows
     ]
-    _out(columns(["job", "device", "memory beyond the data", "model", "what will happen"], shown))
+    corrected = ["corrected", "9 of 10", "fits"]
+    header = ["job", "device", "memory*", *corrected, "fit time", *corrected, "model", "what will happen"]
+    _out(columns(header, shown) + "\n* beyond the data, by formula; corrected by so many earlier fits of the store")
+
+
+def _fate(plan: Plan, job: Job) -> str:
+    """Return what will become of a job."""
+    if job.key in plan.settled:
+        return f"finished before: {plan.settled[job.key].status}"
+    if job.key in plan.refusals:
+        return f"refused: {plan.refusals[job.key]}"
+    if job.unavailable:
+        return f"skipped: {job.unavailable}"
+    time, limit = plan.forecasts[job.key].time if job.key in plan.forecasts else None, job.limits.timeout_seconds
+    if time is not None and limit is not None and time.low > limit:
+        return f"run, probably into the limit of {format_seconds(limit)}"
+    return "run"
+
+
+def _expected(estimate: Corrected | None, told: Callable[[float], str]) -> list[str]:
+    """Return a corrected estimate, its interval, and the fits that it rests on; dashes where the formula is alone."""
+    if estimate is None or not estimate.n_fits:
+        return [NOTHING] * 3
+    return [told(estimate.value), f"{told(estimate.low)} to {told(estimate.high)}", str(estimate.n_fits)]
 
 
 def print_prepared(prepared: Sequence[tuple[Data, Prepared]], *, as_json: bool) -> None:
@@ -162,7 +193,11 @@ def _describe_dataset(name: str, plugins: list[str]) -> str:
         [option, type_text(annotation), _default(spec.source, option)]
         for option, annotation in option_types(spec.source).items()
     ]
-    rules = [[option, type_text(kind), _default(Filter, option)] for option, kind in option_types(Filter).items()]
+    rules = [
+        [option, type_text(kind), _default(cls, option)]
+        for cls in (Filter, Subsample)
+        for option, kind in option_types(cls).items()
+    ]
     lines = [f"{name}: {spec.title}", spec.cite, spec.url, f"licence: {spec.licence or 'not stated'}", ""]
     lines += [columns(["option", "type", "default"], [*rows, ["filter", "str", spec.filter], *rules])]
     for named, published in spec.statistics.items():
@@ -256,7 +291,7 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _bytes(value: int | None) -> str:
-    return "not known" if value is None else format_bytes(value)
+    return NOT_KNOWN if value is None else format_bytes(value)
 
 
 def _out_json(rows: Sequence[Any]) -> None:

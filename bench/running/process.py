@@ -18,6 +18,7 @@ import msgspec
 from recscale.errors import StoreError
 from recscale.measuring.budget import classify_exit
 from recscale.measuring.meter import peak_rss_of
+from recscale.records.owners import owner_mark
 from recscale.running.job import Request
 
 GRACE_SECONDS = 3.0  # between the deadline, which a model may notice itself, and SIGKILL
@@ -33,18 +34,20 @@ class WorkerProcess:
         try:
             self.folder = Path(tempfile.mkdtemp(dir=work_folder, prefix=f"{owner_mark()}-"))
             (self.folder / "request.json").write_bytes(msgspec.json.encode(request))
+            log = (self.folder / "log.txt").open("wb")
         except OSError as error:
             raise StoreError(f"{work_folder} cannot be written: {(error.strerror or str(error)).lower()}") from None
         self.timeout_seconds = request.limits.timeout_seconds
         self.phase = "start"
         self.peak_rss_bytes = 0
         self.timed_out = False
+        self._unwritten: str | None = None  # why the worker could not write its outcome
         self._pending = b""
         environment = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         environment |= dict.fromkeys(_THREAD_VARIABLES, str(n_threads))
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
-        with (self.folder / "log.txt").open("wb") as log:
+        with log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "recscale.running.worker", str(self.folder), str(writing), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
@@ -72,6 +75,8 @@ class WorkerProcess:
                     events.append(event)
                     if event.get("event") == "phase":
                         self.phase = str(event.get("name"))
+                    elif event.get("event") == "unwritten":
+                        self._unwritten = str(event.get("reason"))
         self._watch_memory()
         return events
 
@@ -92,7 +97,15 @@ class WorkerProcess:
         self._process.wait()
 
     def outcome(self) -> dict[str, Any]:
-        """Return what the worker wrote, or what its end says about a worker that wrote nothing."""
+        """Return what the worker wrote, or what its end says about a worker that wrote nothing.
+
+        Raises StoreError if it could not write: that is no fault of the job, and it will run again.
+        """
+        if self._unwritten is not None:
+            raise StoreError(
+                f"{self.folder.parent} cannot be written: {self._unwritten}; finished jobs are kept: run the same"
+                " command again once that is mended"
+            )
         tail = self._log_tail()
         try:
             found: dict[str, Any] = msgspec.json.decode((self.folder / "outcome.json").read_bytes())
@@ -130,23 +143,3 @@ class WorkerProcess:
     def _watch_memory(self) -> None:
         """Keep the highest memory seen, for a worker that dies before it can tell."""
         self.peak_rss_bytes = max(self.peak_rss_bytes, peak_rss_of(self._process.pid) or 0)
-
-
-def owner_mark() -> str:
-    """Return a mark of this process that no other process of this or another boot shares."""
-    return f"{_boot_mark()}-{os.getpid()}"
-
-
-def remove_abandoned(work_folder: Path) -> None:
-    """Remove the folders of jobs whose parent died on this machine since it started."""
-    for folder in work_folder.glob(f"{_boot_mark()}-*-*"):
-        pid = folder.name.split("-")[1]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _boot_mark() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-    except OSError:
-        return "unknown"

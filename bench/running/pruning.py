@@ -84,3 +84,19 @@ class MedianWatch:
                 self._judge.report(self._figures[at], at)
         self._judge.report(self._figures[step], step)
         return bool(self._judge.should_prune())
+
+
+@dataclass
+class Watches:
+    """A watch for each of several trials that run at the same time, by the keys of their jobs."""
+
+    watches: Mapping[str, MedianWatch]
+
+    def start(self, job: Job, checkpoint: Path) -> None:
+        """Begin to follow a trial."""
+        if job.key in self.watches:
+            self.watches[job.key].start(job, checkpoint)
+
+    def look(self, job: Job, event: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Take one event of a running trial; return the fields of its record if it is to end now, else None."""
+        return self.watches[job.key].look(job, event) if job.key in self.watches else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -14,6 +14,7 @@ from recscale.contract import Filter
 from recscale.errors import UnknownName, UsageError
 from recscale.evaluation.filtering import NAMED_FILTERS, resolve_filter
 from recscale.evaluation.protocols import ProtocolOptions, protocol_text, resolve_protocol
+from recscale.evaluation.subsampling import WAYS, Subsample
 from recscale.running.job import Data
 
 _REFERENCE = re.compile(r"^\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*$", re.DOTALL)
@@ -73,16 +74,16 @@ def without_defaults(instance: Any) -> dict[str, Any]:
 
 
 def resolve_data(dataset: str | Mapping[str, Any], protocol: str, plugins: list[str]) -> Data:
-    """Return a data set with its options, filter and protocol, checked against their declarations.
+    """Return a data set with its options, filter, subsample and protocol, checked against their declarations.
 
-    An option of a data set is one of its own, a field of Filter, or `filter`, the name of a filter. Raises
-    UnknownName or UsageError.
+    An option of a data set is one of its own, a field of Filter, `filter`, the name of a filter, or a field of
+    Subsample. Raises UnknownName or UsageError.
     """
     written, values = parse_reference(dataset)
     name = registry.canonical_name("dataset", written)
     spec = registry.dataset_spec(name, plugins)
     given = {key: _single(written, key, value) for key, value in values.items()}
-    own, rules = _divide(name, given, option_types(spec.source))
+    own, rules, kept = _divide(name, given, option_types(spec.source))
     held = _protocol(protocol)
     if held.name == "fixed" and not spec.has_fixed_split:
         raise UsageError(f"{name} has no published split; use --protocol fold-in or hold-one-out")
@@ -90,16 +91,24 @@ def resolve_data(dataset: str | Mapping[str, Any], protocol: str, plugins: list[
     rule = resolve_filter(filter_name, rules)
     source = build(spec.source, name, own)
     shown = without_defaults(source) | _filter_text(rule)
+    shares = without_defaults(build(Subsample, name, kept))
     return Data(
         name=name,
-        text=text_of(name, shown),
+        text=text_of(name, shown | shares),
         options={f.name: getattr(source, f.name) for f in fields(source)},
         filter=asdict(rule),
         filter_name=next((n for n, named in NAMED_FILTERS.items() if named == rule), None),
         protocol=held.name,
         protocol_options={f.name: getattr(held, f.name) for f in fields(type(held))},  # type: ignore[arg-type]
         protocol_text=protocol_text(held),
+        shares=shares,
+        sampled_from=text_of(name, shown) if shares else None,
     )
+
+
+def known_options(own: Iterable[str]) -> list[str]:
+    """Return the options that a reference to a data set may have, by the names of its own."""
+    return [*own, *option_types(Filter), "filter", *WAYS]
 
 
 def _filter_text(rule: Filter) -> dict[str, Any]:
@@ -109,19 +118,22 @@ def _filter_text(rule: Filter) -> dict[str, Any]:
     return {"filter": named} if named else without_defaults(rule)
 
 
-def _divide(name: str, given: Mapping[str, Any], own_types: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Separate the options of a data set from those of its filter."""
-    filter_types = option_types(Filter)
+def _divide(
+    name: str, given: Mapping[str, Any], own_types: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Separate the options of a data set from those of its filter and of a subsample."""
+    filter_types, known = option_types(Filter), known_options(own_types)
     for key in given:
-        if key not in own_types and key not in filter_types and key != "filter":
-            raise UnknownName(f"option of {name}", key, [*own_types, *filter_types, "filter"])
+        if key not in known:
+            raise UnknownName(f"option of {name}", key, known)
     own = {k: v for k, v in given.items() if k in own_types}
+    kept = {k: v for k, v in given.items() if k in WAYS and k not in own_types}
     rules = {
         k: convert_option(name, k, v, filter_types[k]) if k in filter_types else v
         for k, v in given.items()
-        if k not in own_types
+        if k not in own_types and k not in WAYS
     }
-    return own, rules
+    return own, rules, kept
 
 
 def _protocol(written: str) -> ProtocolOptions:

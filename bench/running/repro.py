@@ -113,6 +113,7 @@ class Reproduction:
                 plan.jobs += [job for job in found.jobs if all(job.key != other.key for other in plan.jobs)]
                 plan.settled |= found.settled
                 plan.refusals |= found.refusals
+                plan.forecasts |= found.forecasts
         finally:
             self.display.closed()
         return plan

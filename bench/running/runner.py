@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import selectors
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,22 +13,22 @@ from typing import Any, Literal, Protocol
 import msgspec
 import numpy as np
 
-from recscale.errors import RecscaleError
-from recscale.measuring.budget import machine_memory_limit, refusal
+from recscale.errors import UsageError
 from recscale.measuring.machine import fingerprint, machine_name, source_commit
+from recscale.records.owners import owner_mark, remove_abandoned
 from recscale.records.record import RunRecord
 from recscale.records.store import Store
 from recscale.running.checkpoints import checkpoint_of, forget_checkpoint, remove_old_checkpoints
+from recscale.running.estimating import Forecast, PastFits, why_refused
+from recscale.running.executor import Executor, Worker, open_executor
 from recscale.running.job import COCLUSTER_FILE, PER_USER_FILE, Data, Job, Prepared, Request
+from recscale.running.local_pool import ask
 from recscale.running.prepare import find_prepared
-from recscale.running.process import WorkerProcess, owner_mark, remove_abandoned
 from recscale.running.sharing import SharedFits, largest_first
 from recscale.running.suite import Suite, all_data, check_suite, expand
 
 Overwrite = Literal["never", "failed", "always"]
-TICK_SECONDS = 0.1
 WAIT_SECONDS = 1.0  # until one looks again whether another runner has finished something
-PROCESS_BYTES = 200 * 10**6  # data memory of a worker before its model, on two cores; BLAS takes more on more
 
 
 class Display(Protocol):
@@ -42,6 +41,7 @@ class Display(Protocol):
     def event(self, job: Job, event: dict[str, Any]) -> None: ...
     def finished(self, job: Job, record: RunRecord) -> None: ...
     def waiting(self, job: Job) -> None: ...
+    def note(self, text: str) -> None: ...
     def closed(self) -> None: ...
 
 
@@ -54,11 +54,12 @@ class Watch(Protocol):
 
 @dataclass
 class Plan:
-    """The jobs of a suite, each with the record that settles it (or None) and the reason to refuse it (or None)."""
+    """The jobs of a suite; by their keys the records that settle them, the reasons to refuse them, and forecasts."""
 
     jobs: list[Job]
     settled: dict[str, RunRecord]
     refusals: dict[str, str]
+    forecasts: dict[str, Forecast] = field(default_factory=dict)
 
 
 @dataclass
@@ -72,11 +73,30 @@ class Runner:
     store: Store
     display: Display
     overwrite: Overwrite = "never"
-    _calibration: dict[str, float] = field(default_factory=dict)
     _machine: dict[str, Any] = field(default_factory=dict)
     _commit: str | None = field(default_factory=source_commit)
+    _executor: Executor | None = field(init=False, default=None)
     _fits: SharedFits = field(init=False)
+    _past_fits: PastFits | None = field(init=False, default=None)
     _watch: Watch | None = field(init=False, default=None)
+
+    @property
+    def executor(self) -> Executor:
+        """Where the jobs run, opened when it is first asked for; `close` ends it. Raises MissingExtra or UsageError."""
+        if self._executor is None:
+            if self.suite.executor != "local":
+                self.display.note(f"connecting to {self.suite.executor} ...")
+            self._executor = open_executor(self.suite, self.store.work_folder())
+        return self._executor
+
+    def close(self) -> None:
+        """End the executor, if one was opened, and the display."""
+        try:
+            if self._executor is not None:
+                self._executor.close()
+                self._executor = None
+        finally:
+            self.display.closed()
 
     def prepare(self) -> list[tuple[Data, Prepared]]:
         """Make sure that every split lies in the cache. Raises DataError, UsageError or StoreError."""
@@ -89,20 +109,27 @@ class Runner:
     def plan(self) -> Plan:
         """Return the jobs with what is known before they run."""
         splits, suite = self.prepare(), self.budgeted()
-        return self.plan_of([job for data, prepared in splits for job in expand(suite, data, prepared)])
+        return self.plan_of([job for data, prepared in splits for job in self.expand(suite, data, prepared)])
+
+    def expand(self, suite: Suite, data: Data, prepared: Prepared) -> list[Job]:
+        """Return the jobs of a suite, with the devices of the executor."""
+        return expand(suite, data, prepared, self.executor.device)
 
     def plan_of(self, jobs: Sequence[Job]) -> Plan:
         """Return the plan of these jobs, each once, on splits that are prepared."""
         self._machine = self._machine or fingerprint()
+        self._past_fits = self._past_fits or PastFits(self.store, self._machine, self.suite.plugins)
         plan = Plan([], {}, {})
+        once: dict[str, Job] = {}
         for job in jobs:
-            if any(job.key == other.key for other in plan.jobs):
-                continue
+            once.setdefault(job.key, job)
+        for job in once.values():
             plan.jobs.append(job)
             record = self._stored(job)
             if record is not None and job.is_settled_by(record, self.overwrite):
                 plan.settled[job.key] = record
-            if reason := _refusal(job):
+            plan.forecasts[job.key] = forecast = self._past_fits.forecast(job)
+            if reason := why_refused(job, forecast.memory):
                 plan.refusals[job.key] = reason
         return plan
 
@@ -113,7 +140,7 @@ class Runner:
             self.display.planned(len(plan.jobs), len(plan.settled))
             return self.run_plan(plan)
         finally:
-            self.display.closed()
+            self.close()
 
     def run_plan(self, plan: Plan) -> list[RunRecord]:
         """Run what a plan has not settled; return the records of its jobs, in their order."""
@@ -136,12 +163,12 @@ class Runner:
         return [records[job.key] for job in plan.jobs if job.key in records]
 
     def _pass(
-        self, jobs: list[Job], plan: Plan, records: dict[str, RunRecord], running: dict[int, _Running]
+        self, jobs: list[Job], plan: Plan, records: dict[str, RunRecord], running: dict[str, _Running]
     ) -> list[Job]:
         """Go through `jobs` once; return those that another runner holds."""
         left = []
         for number, job in enumerate(jobs):
-            while len(running) >= self.suite.jobs:
+            while not self.executor.has_room(len(running)):
                 self._tick(running, records)
             self._fits.keep_only({other.family for other in jobs[number:]} | {o.job.family for o in running.values()})
             claim = contextlib.ExitStack()
@@ -149,6 +176,8 @@ class Runner:
                 left.append(job)
                 continue
             record = self._stored(job)
+            for file in self.store.unreadable:
+                self.display.note(f"  once more {job.label}: {file.path.name} cannot be read ({file.reason})")
             if record is not None and record.key not in plan.settled and self._is_news(job, record):
                 records[job.key] = record
                 self.display.finished(job, record)
@@ -158,8 +187,7 @@ class Runner:
                 records[job.key] = self._keep(job, {"status": "skipped", "reason": job.unavailable})
             else:
                 later = [other for other in jobs[number + 1 :] if other.key not in plan.refusals]
-                started = self._start(job, claim, later)
-                running[started.worker.descriptor] = started
+                running[job.key] = self._start(job, claim, later)
                 continue
             claim.close()
         while running:
@@ -171,11 +199,9 @@ class Runner:
         return self.overwrite != "always" and job.is_settled_by(record, self.overwrite)
 
     def _start(self, job: Job, claim: contextlib.ExitStack, later: list[Job]) -> _Running:
-        if not self._calibration:
-            self._calibration = self._ask(Request(task="calibrate"), n_threads=job.n_threads)["calibration"]
-        self.display.started(job)
-        fitted = self._fits.of(job)
-        keeps_fit = fitted is None and self._fits.is_wanted(job, later)
+        shares = self.executor.shares_fits
+        fitted = self._fits.of(job) if shares else None
+        keeps_fit = shares and fitted is None and self._fits.is_wanted(job, later)
         request = Request(
             task="run",
             job=job,
@@ -187,26 +213,27 @@ class Runner:
         )
         if self._watch is not None:
             self._watch.start(job, checkpoint_of(job, self.store.work_folder()))
-        worker = WorkerProcess(request, self.store.work_folder(), n_threads=job.n_threads)
-        return _Running(job, worker, claim, datetime.now(UTC).isoformat(timespec="seconds"))
+        return _Running(job, self.executor.launch(request), claim)
 
-    def _tick(self, running: dict[int, _Running], records: dict[str, RunRecord]) -> None:
+    def _tick(self, running: dict[str, _Running], records: dict[str, RunRecord]) -> None:
         """Wait a moment for news of the running workers; store the records of those that ended."""
-        with selectors.DefaultSelector() as selector:
-            for one in running.values():
-                selector.register(one.worker.descriptor, selectors.EVENT_READ)
-            selector.select(timeout=TICK_SECONDS)
-        for descriptor, one in list(running.items()):
+        self.executor.wait([one.worker for one in running.values()])
+        for key, one in list(running.items()):
             done = one.worker.is_done()
+            if not one.has_begun and one.worker.start is not None:
+                one.has_begun = True
+                self.display.started(one.job)
             for event in one.worker.events():
                 self.display.event(one.job, event)
+                if event.get("event") == "lost":
+                    self.display.note(f"  once more {one.job.label}: {event.get('reason')}")
                 if self._watch is not None and one.ended_as is None:
                     one.ended_as = self._watch.look(one.job, event)
             if one.ended_as is not None and not done:  # one that was just done is ended all the same: not by the clock
                 one.worker.kill()
             elif not done:
                 continue
-            del running[descriptor]
+            del running[key]
             with one.claim, contextlib.closing(one.worker):
                 self._fits.take(one.job, one.worker.folder)
                 records[one.job.key] = self._keep(one.job, one.outcome(), one)
@@ -214,11 +241,12 @@ class Runner:
     def _keep(self, job: Job, outcome: dict[str, Any], one: _Running | None = None) -> RunRecord:
         """Store the record of an ended job, at once; return it."""
         fields = job.blank_record() | outcome
-        fields["machine"] = self._machine
+        start = one.worker.start if one else None
+        fields["machine"] = start.machine if start else self._machine
         fields["commit"] = self._commit
-        fields["calibration"] = self._calibration
-        fields["started_at"] = one.started_at if one else datetime.now(UTC).isoformat(timespec="seconds")
-        fields["job_wall_seconds"] = time.monotonic() - one.worker.started if one else None
+        fields["calibration"] = start.calibration if start else {}
+        fields["started_at"] = start.at if start else datetime.now(UTC).isoformat(timespec="seconds")
+        fields["job_wall_seconds"] = one.worker.wall_seconds if one else None
         record = msgspec.convert(fields, RunRecord)
         has_arrays = record.status == "ok" and job.evaluated_on == "test"
         self.store.put(record, _arrays(one.worker.folder) if one is not None and has_arrays else {})
@@ -228,6 +256,7 @@ class Runner:
         return record
 
     def _stored(self, job: Job) -> RunRecord | None:
+        self.store.unreadable.clear()
         return self.store.get(
             dataset=job.data.text,
             protocol=job.data.protocol_text,
@@ -240,42 +269,41 @@ class Runner:
         found = find_prepared(data, self.suite.plugins)
         if found is None:
             self.display.preparing(data)
-            outcome = self._ask(Request(task="prepare", data=data, plugins=self.suite.plugins))
+            outcome = ask(Request(task="prepare", data=data, plugins=self.suite.plugins), self.store.work_folder())
             found = msgspec.convert(outcome["prepared"], Prepared)
         self.display.prepared(data, found)
         return found
 
-    def _ask(self, request: Request, *, n_threads: int = 1) -> dict[str, Any]:
-        """Have a worker serve a request that is no job. Raises RecscaleError with its reason."""
-        with contextlib.closing(WorkerProcess(request, self.store.work_folder(), n_threads=n_threads)) as worker:
-            while not worker.is_done():
-                time.sleep(TICK_SECONDS / 4)
-                worker.events()
-            outcome = worker.outcome()
-        if outcome["status"] != "ok":
-            raise RecscaleError(outcome["reason"])
-        return outcome
-
     def budgeted(self) -> Suite:
-        """Return the suite with the machine's own memory as the limit where none was given."""
-        if self.suite.max_memory is not None:
-            return self.suite
-        return msgspec.structs.replace(self.suite, max_memory=machine_memory_limit() // self.suite.jobs)
+        """Return the suite with the cores and the memory of a machine divided among its jobs, where none were given.
+
+        Raises UsageError for more threads than a machine has cores.
+        """
+        suite, n_cores = self.suite, self.executor.n_cores
+        if suite.threads is not None and suite.threads > n_cores:
+            raise UsageError(f"--threads {suite.threads} is more than there are cores for a job: {n_cores}")
+        return msgspec.structs.replace(
+            suite,
+            threads=suite.threads or max(1, n_cores // suite.jobs),
+            max_memory=self.executor.memory_bytes // suite.jobs if suite.max_memory is None else suite.max_memory,
+        )
 
     @contextlib.contextmanager
-    def _working(self, watch: Watch | None = None) -> Iterator[dict[int, _Running]]:
+    def _working(self, watch: Watch | None = None) -> Iterator[dict[str, _Running]]:
         """Hold the running workers and the fits that they share, `watch` looking on."""
         self._fits, self._watch = SharedFits(self.store.work_folder() / f"{owner_mark()}-fits"), watch
         with contextlib.closing(self._fits), self._interruptible() as running:
             yield running
 
     @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[dict[int, _Running]]:
+    def _interruptible(self) -> Iterator[dict[str, _Running]]:
         """Hold the running workers; whatever ends the run ends them too."""
-        running: dict[int, _Running] = {}
+        running: dict[str, _Running] = {}
         try:
             yield running
         finally:
+            for one in running.values():
+                one.worker.kill()
             for one in running.values():
                 with one.claim:
                     one.worker.close()
@@ -284,9 +312,9 @@ class Runner:
 @dataclass
 class _Running:
     job: Job
-    worker: WorkerProcess
+    worker: Worker
     claim: contextlib.ExitStack
-    started_at: str
+    has_begun: bool = False
     ended_as: dict[str, Any] | None = None  # what its watch says of it, once that has ended it
 
     def outcome(self) -> dict[str, Any]:
@@ -304,14 +332,6 @@ def _arrays(folder: Path) -> dict[str, Any]:
             with np.load(path, allow_pickle=False) as file:
                 found.update({name: file[name] for name in file})
     return found
-
-
-def _refusal(job: Job) -> str | None:
-    """Return why a job cannot fit its budget, by its estimate; None if it may."""
-    if job.device == "cpu":
-        estimate = job.estimated_peak_bytes
-        return refusal(None if estimate is None else estimate + PROCESS_BYTES, job.limits.max_memory_bytes)
-    return refusal(job.estimated_peak_bytes, job.limits.max_gpu_memory_bytes, what="GPU memory")
 
 
 def open_store(folder: str | Path) -> Store:

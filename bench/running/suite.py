@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from recscale.evaluation.metrics import DEFAULT_METRICS, check_metrics
 from recscale.evaluation.protocols import resolve_protocol
 from recscale.measuring.budget import Budget, parse_bytes, parse_seconds
 from recscale.measuring.machine import torch_device
+from recscale.running.executor import ExecutorName, load_ray
 from recscale.running.job import Data, Job, Prepared
 from recscale.running.references import grid, parse_reference, resolve_data, text_of, without_defaults
 from recscale.running.tune_options import TuneOptions, tune_options
@@ -45,6 +46,9 @@ class Suite(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     max_memory: str | int | None = None
     max_gpu_memory: str | int | None = None
     jobs: int = 1
+    threads: int | None = None
+    executor: ExecutorName = "local"
+    ray_address: str | None = None
     profile: Profile | None = None
     plugins: list[str] = []
     tune: dict[str, Any] | None = None
@@ -90,25 +94,36 @@ def all_data(suite: Suite) -> list[Data]:
 
 
 def check_suite(suite: Suite) -> None:
-    """Check everything that can be checked without reading data. Raises UsageError or UnknownName."""
+    """Check everything that can be checked without reading data. Raises UsageError, UnknownName or MissingExtra."""
     for data in all_data(suite):
         check_metrics(suite.metrics, resolve_protocol(data.protocol, data.protocol_options))
         _configurations(suite, data)
     if suite.jobs < 1 or not suite.seeds:
         raise UsageError("at least one job at a time and at least one seed are needed")
+    if suite.threads is not None and suite.threads < 1:
+        raise UsageError(f"a job needs at least one thread; --threads is {suite.threads}")
+    if suite.ray_address is not None and suite.executor != "ray":
+        raise UsageError(f"--ray-address {suite.ray_address} is that of --executor ray; add it, or leave it out")
+    if suite.executor == "ray":
+        load_ray()
     suite.limits()
     suite.tuning()
 
 
-def expand(suite: Suite, data: Data, prepared: Prepared) -> list[Job]:
-    """Return the jobs of a suite on one prepared split, models in the order written, sizes from small to large."""
+def expand(
+    suite: Suite, data: Data, prepared: Prepared, device_of: Callable[[str, tuple[str, ...]], str] = torch_device
+) -> list[Job]:
+    """Return the jobs of a suite on one prepared split, models in the order written, sizes from small to large.
+
+    `device_of` returns the device for the one requested and those that a model can use, as `torch_device` does here.
+    """
     shape = Shape(prepared.n_train_users, prepared.n_items, prepared.n_train_interactions, prepared.n_train_pairs)
-    n_threads = max(1, len(os.sched_getaffinity(0)) // suite.jobs)
+    n_threads = suite.threads or max(1, len(os.sched_getaffinity(0)) // suite.jobs)
     metrics = suite.metrics or list(DEFAULT_METRICS[data.protocol])
     jobs = []
     for entry, spec, model in _configurations(suite, data):
         estimate = spec.estimate(model, shape) if spec.estimate else None
-        device, unavailable = _device(suite.device, spec)
+        device, unavailable = _device(suite.device, spec, device_of)
         for seed in suite.seeds:
             jobs.append(
                 Job(
@@ -130,6 +145,7 @@ def expand(suite: Suite, data: Data, prepared: Prepared) -> list[Job]:
                     plugins=suite.plugins,
                     estimated_peak_bytes=estimate.peak_bytes if estimate else None,
                     estimated_model_bytes=estimate.model_bytes if estimate else None,
+                    estimated_fit_seconds=estimate.fit_seconds if estimate else None,
                     family=_family(spec, model, f"{data.text} {data.protocol_text} {seed}")
                     if device == "cpu"
                     else None,
@@ -203,8 +219,10 @@ def _told(spec: ModelSpec, model: Model) -> dict[str, Any]:
     return size | without_defaults(model)
 
 
-def _device(requested: str, spec: ModelSpec) -> tuple[str | None, str | None]:
+def _device(
+    requested: str, spec: ModelSpec, device_of: Callable[[str, tuple[str, ...]], str]
+) -> tuple[str | None, str | None]:
     try:
-        return torch_device(requested, spec.devices), None
+        return device_of(requested, spec.devices), None
     except Skipped as error:
         return None, str(error)

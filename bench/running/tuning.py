@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -25,10 +25,10 @@ from recscale.records.record import RunRecord, Trial
 from recscale.records.store import Store
 from recscale.running.draws import Course, Draws, load_optuna, n_choices
 from recscale.running.job import Data, Job, Prepared
-from recscale.running.pruning import MedianWatch
+from recscale.running.pruning import MedianWatch, Watches
 from recscale.running.references import text_of
 from recscale.running.runner import WAIT_SECONDS, Display, Overwrite, Runner
-from recscale.running.suite import Suite, all_data, combinations, expand
+from recscale.running.suite import Suite, all_data, combinations
 from recscale.running.tune_options import TuneOptions
 
 
@@ -122,20 +122,20 @@ class Tuner:
         if self.options.metric is not None:
             for data in all_data(self.suite):
                 check_metrics([self.options.metric], resolve_protocol(data.protocol, data.protocol_options))
-        if self.suite.jobs != 1:
+        if self.suite.jobs != 1 and self.suite.executor == "local":
             raise UsageError(
                 "the trials of a study follow from those before: they run one at a time, with --jobs 1; to share them,"
-                " start the same command again beside this one"
+                " start the same command again beside this one, or give them to a cluster with --executor ray"
             )
         load_optuna()
         runner = Runner(self.suite, self.store, self.display, self.overwrite)
         try:
-            pairs = [(subject, self._course(subject)) for subject in self._subjects(runner)]
+            pairs = [(subject, self._course(runner, subject)) for subject in self._subjects(runner)]
             self._search(runner, pairs)
             studies = [subject.study(course) for subject, course in pairs]
             return studies, self._test(runner, [subject for subject, _ in pairs], studies)
         finally:
-            self.display.closed()
+            runner.close()
 
     def _subjects(self, runner: Runner) -> list[_Subject]:
         """Prepare the data and return what is to be studied, each once."""
@@ -150,13 +150,13 @@ class Tuner:
                 found.setdefault(told, _Subject(suite, data, prepared, spec, entry.name, given, by))
         return list(found.values())
 
-    def _course(self, subject: _Subject) -> Course:
+    def _course(self, runner: Runner, subject: _Subject) -> Course:
         """Return the trials of a study, none of which has been drawn."""
         space, defaults, options = subject.space, subject.defaults, self.options
         rises = bool(metric(subject.metric).higher_is_better)
 
         def job_of(drawn: dict[str, Any], number: int) -> Job:
-            (job,) = _jobs(subject, {**subject.given, **drawn}, is_trial=True)
+            (job,) = _jobs(runner, subject, {**subject.given, **drawn}, is_trial=True)
             trial = Trial(
                 study=subject.text,
                 number=number,
@@ -171,12 +171,26 @@ class Tuner:
 
     def _search(self, runner: Runner, pairs: list[tuple[_Subject, Course]]) -> None:
         """Run the trials of all studies; where other processes hold what is left of one, go on with the next."""
+        if runner.executor.has_room(1):
+            return self._search_together(runner, pairs)
         for subject, course in pairs:
             self._announce(subject, course)
             self._go_on(runner, course)
         while held := [job for _, course in pairs for job in course.open()]:
             if not sum(self._go_on(runner, course) for _, course in pairs):
                 self.display.waiting(held[0])
+                time.sleep(WAIT_SECONDS)
+        return None
+
+    def _search_together(self, runner: Runner, pairs: list[tuple[_Subject, Course]]) -> None:
+        """Run the trials of all studies in rounds: all that can be drawn, at once, and then those that follow."""
+        most = sum(course.most for _, course in pairs)
+        n_studies = len(pairs)
+        told = f"of {n_studies} {'study' if n_studies == 1 else 'studies'}, {self.options.workers} of each at a time"
+        self.display.planned(None if most == math.inf else int(most), 0, told, "trial")
+        while opened := [(course, job) for _, course in pairs for job in course.open()]:
+            if not self._take(runner, opened):
+                self.display.waiting(opened[0][1])
                 time.sleep(WAIT_SECONDS)
 
     def _announce(self, subject: _Subject, course: Course) -> None:
@@ -189,25 +203,27 @@ class Tuner:
         What other processes have finished meanwhile is taken over.
         """
         n_before = len(course.records)
-        while any(self._take(runner, course, job) for job in course.open()):
+        while any(self._take(runner, [(course, job)]) for job in course.open()):
             pass
         return len(course.records) - n_before
 
-    def _take(self, runner: Runner, course: Course, job: Job) -> bool:
-        """Run one trial, or take its record; return False if another process holds it."""
-        plan = runner.plan_of([job])
-        watch = MedianWatch(course.before(job)) if job.may_be_pruned else None
-        found = runner.run_free(plan, watch)
-        for record in found:
-            if plan.settled:
-                self.display.finished(job, record)
-            course.take(record)
+    def _take(self, runner: Runner, opened: Sequence[tuple[Course, Job]]) -> bool:
+        """Run trials, or take their records; return False if other processes hold them all."""
+        plan = runner.plan_of([job for _, job in opened])
+        watches = {job.key: MedianWatch(course.before(job)) for course, job in opened if job.may_be_pruned}
+        found = {record.key: record for record in runner.run_free(plan, Watches(watches))}
+        for course, job in opened:
+            if job.key not in found:
+                continue
+            if job.key in plan.settled:
+                self.display.finished(job, found[job.key])
+            course.take(found[job.key])
         return bool(found)
 
     def _test(self, runner: Runner, subjects: list[_Subject], studies: list[Study]) -> list[RunRecord]:
         """Run the winners for the test users, each once, and return their records."""
         pairs = zip(subjects, studies, strict=True)
-        jobs = [job for subject, study in pairs if study.best for job in _jobs(subject, study.best.parameters)]
+        jobs = [job for subject, study in pairs if study.best for job in _jobs(runner, subject, study.best.parameters)]
         if not jobs:
             return []
         plan = runner.plan_of(jobs)
@@ -232,12 +248,12 @@ def _nothing_to_tune_on(data: Data) -> str:
     return f"{data.text}, {data.protocol_text} has no validation {kind} to tune on; use --protocol {remedy}"
 
 
-def _jobs(subject: _Subject, options: Mapping[str, Any], *, is_trial: bool = False) -> list[Job]:
+def _jobs(runner: Runner, subject: _Subject, options: Mapping[str, Any], *, is_trial: bool = False) -> list[Job]:
     """Return the jobs of these options: a trial, for validation users and the first seed, or those for test users."""
     reference = {subject.name: {option: [value] for option, value in options.items()}}
     seeds = subject.suite.seeds[:1] if is_trial else subject.suite.seeds
     suite = msgspec.structs.replace(subject.suite, models=[reference], profile=None, seeds=seeds)
-    jobs = expand(suite, subject.data, subject.prepared)
+    jobs = runner.expand(suite, subject.data, subject.prepared)
     metrics = list(dict.fromkeys([subject.metric, *jobs[0].metrics]))
     changes: dict[str, Any] = {"evaluated_on": "validation", "family": None} if is_trial else {}
     return [msgspec.structs.replace(job, metrics=metrics, **changes) for job in jobs]

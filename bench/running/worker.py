@@ -81,7 +81,11 @@ def main(folder: Path, descriptor: int, parent_pid: int) -> int:
         outcome = {"status": "ok"} | _serve(request, folder, reporter, started)
     except BaseException as error:
         outcome = getattr(error, "partial_outcome", {}) | _failure(error, reporter)
-    _write(outcome, folder, reporter)
+    try:
+        _write(outcome, folder, reporter)
+    except OSError as error:
+        reporter.send(event="unwritten", reason=(error.strerror or str(error)).lower())
+        return 1
     return 0
 
 
@@ -161,7 +165,8 @@ def _failure(error: BaseException, reporter: Reporter) -> dict[str, Any]:
     import traceback
 
     if not isinstance(error, RecscaleError) or isinstance(error, ModelError):
-        traceback.print_exception(error)
+        with contextlib.suppress(OSError):  # the log's disk may be full
+            traceback.print_exception(error)
     message = " ".join(str(error).split())
     kind = [] if isinstance(error, RecscaleError) else [type(error).__name__]
     reason = ": ".join([*kind, *([message] if message else [])])

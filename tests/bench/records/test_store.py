@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 
 from recscale.errors import StoreError, UsageError
+from recscale.records.owners import remove_abandoned
 from recscale.records.record import SCHEMA_VERSION, Phase, RunRecord
 from recscale.records.store import Store
 
@@ -110,6 +112,34 @@ def test_a_corrupted_record_is_no_record_so_its_job_runs_again(tmp_path):
     assert store.get(**place_of(record_of())) is None
 
 
+@pytest.mark.parametrize("start", [0, 30, 120, -80, -22])  # header, content and directory of the zip file
+def test_a_record_whose_vectors_are_damaged_is_none_and_the_file_is_named(tmp_path, start):
+    store = Store(tmp_path, "machine")
+    record = record_of()
+    vectors = store.put(record, {"ndcg@100": np.random.default_rng(0).random(50)}).with_suffix(".npz")
+    content = bytearray(vectors.read_bytes())
+    content[start : start + 16 or None] = bytes(range(200, 216))
+    vectors.write_bytes(content)
+
+    assert store.get(**place_of(record)) is None
+    assert [file.path for file in store.unreadable] == [vectors]
+    with pytest.raises(StoreError, match="holds no vectors of users"):
+        store.per_user(record)
+
+
+def test_vectors_that_are_cut_short_are_damaged(tmp_path):
+    store = Store(tmp_path, "machine")
+    record = record_of()
+    vectors = store.put(record, {"ndcg@100": np.random.default_rng(0).random(50)}).with_suffix(".npz")
+    whole = vectors.read_bytes()
+
+    for length in range(0, len(whole), 7):
+        vectors.write_bytes(whole[:length])
+        assert store.get(**place_of(record)) is None
+    vectors.write_bytes(whole)
+    assert store.get(**place_of(record)) == record
+
+
 def test_a_newer_schema_is_an_error_that_says_to_upgrade(tmp_path):
     store = Store(tmp_path, "machine")
     path = store.put(record_of())
@@ -144,6 +174,41 @@ def test_a_full_disk_leaves_the_old_record_and_no_half_written_file(tmp_path, mo
 
     assert [r.status for r in store.records()] == ["ok"]
     assert sorted(p.name for p in path.parent.iterdir()) == [path.name]
+
+
+def test_a_process_that_dies_while_it_writes_leaves_the_old_record_and_a_file_that_is_removed(tmp_path):
+    path = Store(tmp_path, "machine").put(record_of())
+    code = (
+        "import os, sys; os.fsync = lambda _: os._exit(9)\n"
+        "import msgspec; from recscale.records.record import RunRecord; from recscale.records.store import Store\n"
+        "Store(sys.argv[1], 'machine').put(msgspec.json.decode(sys.argv[2], type=RunRecord))"
+    )
+    changed = msgspec.json.encode(record_of(status="error")).decode()
+
+    died = subprocess.run([sys.executable, "-c", code, str(tmp_path), changed], check=False)
+
+    store = Store(tmp_path)
+    assert died.returncode == 9
+    assert [r.status for r in store.records()] == ["ok"]
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert len(list(store.work_folder().iterdir())) == 1
+    remove_abandoned(store.work_folder())
+    assert list(store.work_folder().iterdir()) == []
+
+
+def test_records_may_be_read_by_whom_the_umask_lets(tmp_path):
+    (tmp_path / "any").touch()
+    path = Store(tmp_path, "machine").put(record_of(), {"ndcg@100": np.zeros(2, np.float32)})
+
+    for written in (path, path.with_suffix(".npz")):
+        assert written.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_where_no_lock_can_be_written_a_claim_says_so_in_one_line(tmp_path):
+    (tmp_path / ".locks").touch()
+
+    with pytest.raises(StoreError, match="cannot be written"), Store(tmp_path).claim("k"):
+        pass
 
 
 def test_only_one_process_holds_a_claim_and_its_death_frees_it(tmp_path):

@@ -80,6 +80,7 @@ def points_table(tab):
     """Return the rows of the table beside the chart: the cells of each."""
     if tab.locator(".interactive details[open]").count() == 0:
         tab.click(".interactive summary")
+        tab.wait_for_selector(".interactive tbody tr", state="attached")  # filled by an event, a moment later
     rows = "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"
     return tab.eval_on_selector_all(".interactive tbody tr", rows)
 

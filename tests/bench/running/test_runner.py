@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import recscale
+from recscale.errors import StoreError
 from recscale.records.store import Store
 
 
@@ -93,6 +94,32 @@ def test_finished_jobs_are_not_repeated_and_failed_ones_when_asked(tmp_path, dat
     assert third["key"].tolist() == first["key"].tolist()
     assert third["fit_wall_seconds"][0] == first["fit_wall_seconds"][0]
     assert third["fit_wall_seconds"][1] != first["fit_wall_seconds"][1]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+def test_a_job_whose_file_is_damaged_runs_again_and_that_is_said(tmp_path, data_file, plugin, suffix):
+    path = plugin("good")
+    first = run(data_file, path, store=tmp_path / "s")
+    (file,) = (tmp_path / "s").rglob(f"good-*{suffix}")
+    file.write_bytes(file.read_bytes()[:200])
+
+    command = [sys.executable, "-m", "recscale", "run", "--data", str(data_file), "--store", str(tmp_path / "s")]
+    told = subprocess.run([*command, "--plugin", path, "-m", "good"], check=True, capture_output=True, text=True).stderr
+
+    (record,) = Store(tmp_path / "s").records()
+    assert f"{file.name} cannot be read" in told
+    assert record.phases["fit"].wall_seconds != first["fit_wall_seconds"][0]
+    assert list(Store(tmp_path / "s").per_user(record)["ndcg@100"].shape) == [record.n_test_users]
+
+
+def test_a_result_that_cannot_be_written_ends_the_run_and_is_no_failure_of_the_job(tmp_path, data_file, plugin):
+    full = plugin("full", body="import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))")
+
+    with pytest.raises(StoreError, match="cannot be written: file too large; finished jobs are kept"):
+        run(data_file, plugin("good"), full, store=tmp_path / "s")
+
+    assert [(r.model, r.status) for r in Store(tmp_path / "s").records()] == [("good", "ok")]
+    assert not list((tmp_path / "s" / ".work").iterdir())
 
 
 def test_a_changed_model_is_another_job(tmp_path, data_file, plugin):

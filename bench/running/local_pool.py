@@ -1,0 +1,101 @@
+"""The executor `local`: jobs are processes of this machine, `jobs` at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recscale.errors import RecscaleError
+from recscale.measuring.budget import machine_memory_limit
+from recscale.measuring.machine import fingerprint, torch_device
+from recscale.running.executor import TICK_SECONDS, Start
+from recscale.running.job import Request
+from recscale.running.process import WorkerProcess
+
+if TYPE_CHECKING:
+    from recscale.running.suite import Suite
+
+
+class LocalWorker(WorkerProcess):
+    """A worker process of this machine."""
+
+    def __init__(self, request: Request, work_folder: Path, start: Start, *, n_threads: int) -> None:
+        super().__init__(request, work_folder, n_threads=n_threads)
+        self.start = start
+
+    @property
+    def wall_seconds(self) -> float:
+        """How long the process has run."""
+        return time.monotonic() - self.started
+
+    def kill(self) -> None:
+        """End the process and everything that it started, unless it has ended: its number may be another's by now."""
+        if self._process.poll() is None:
+            super().kill()
+
+
+class LocalExecutor:
+    """Runs jobs on this machine. Its speed is measured before the first of them."""
+
+    shares_fits = True
+
+    def __init__(self, suite: Suite, work_folder: Path) -> None:
+        self._n_jobs, self._work_folder = suite.jobs, work_folder
+        self._machine: dict[str, Any] = {}
+        self._calibration: dict[str, float] = {}
+
+    @property
+    def n_cores(self) -> int:
+        """The cores that this process may run on."""
+        return len(os.sched_getaffinity(0))
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory that can be used now."""
+        return machine_memory_limit()
+
+    def device(self, requested: str, allowed: tuple[str, ...]) -> str:
+        """Return the device of this machine for a job. Raises UsageError or DeviceUnavailable."""
+        return torch_device(requested, allowed)
+
+    def has_room(self, n_running: int) -> bool:
+        """Tell whether fewer than `jobs` are running."""
+        return n_running < self._n_jobs
+
+    def launch(self, request: Request) -> LocalWorker:
+        """Start the process of a job."""
+        n_threads = request.job.n_threads if request.job else 1
+        if not self._calibration:
+            self._machine = fingerprint()
+            self._calibration = ask(Request(task="calibrate"), self._work_folder, n_threads=n_threads)["calibration"]
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        start = Start(machine=self._machine, calibration=self._calibration, at=now)
+        return LocalWorker(request, self._work_folder, start, n_threads=n_threads)
+
+    def wait(self, workers: Sequence[LocalWorker]) -> None:
+        """Wait until one of the workers says something, a moment at most."""
+        with selectors.DefaultSelector() as selector:
+            for worker in workers:
+                selector.register(worker.descriptor, selectors.EVENT_READ)
+            selector.select(timeout=TICK_SECONDS)
+
+    def close(self) -> None:
+        """Do nothing: each worker frees what it holds."""
+
+
+def ask(request: Request, work_folder: Path, *, n_threads: int = 1) -> dict[str, Any]:
+    """Have a process of this machine serve a request that is no job. Raises RecscaleError with its reason."""
+    with contextlib.closing(WorkerProcess(request, work_folder, n_threads=n_threads)) as worker:
+        while not worker.is_done():
+            time.sleep(TICK_SECONDS / 4)
+            worker.events()
+        outcome = worker.outcome()
+    if outcome["status"] != "ok":
+        raise RecscaleError(outcome["reason"])
+    return outcome
