@@ -1,5 +1,5 @@
 # make bench: environment, installation, the models that take seconds on the embedded data, the report.
-# make test: environment, then everything that CI runs. make perf: the benchmarks.
+# make test: environment, then everything that CI runs. make perf: the benchmarks. make soak: faults.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ MODELS ?= popularity item_knn user_knn ease chol mrf slim gf_cf turbo_cf wrmf bp
 export PYTHONSAFEPATH = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: bench test perf system-packages clean
+.PHONY: bench test perf soak system-packages clean
 .DEFAULT_GOAL := bench
 
 bench: $(VENV)/.installed
@@ -21,6 +21,9 @@ test: $(VENV)/.tox-installed
 
 perf: $(VENV)/.tox-installed
 	$(BIN)/tox -e perf
+
+soak: $(VENV)/.tox-installed
+	$(BIN)/tox -e soak
 
 # CHOLMOD is optional: where its two Debian packages can neither be found nor installed, the rest goes on without it.
 system-packages:

@@ -18,7 +18,7 @@ from recscale.reporting.rendering import page_script, page_style, script_hash
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
 _SECONDS_BETWEEN_LOOKS = 2.0
-_RECORDS = ("*/*/*/*.json", "*/*/*/trials/*.json")
+_RECORDS = ("[!.]*/*/*/*.json", "[!.]*/*/*/trials/*.json")  # not in work folders, which come and go
 _NAMES = ("127.0.0.1", "localhost")
 Build = Callable[[str], bytes]  # a version -> the page of the store as it is now
 

@@ -1,8 +1,11 @@
 """The store keeps what it was given, whole or not at all."""
 
 import json
+import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import numpy as np
@@ -12,6 +15,7 @@ from recscale.errors import StoreError, UsageError
 from recscale.records.owners import remove_abandoned
 from recscale.records.record import SCHEMA_VERSION, Phase, RunRecord
 from recscale.records.store import Store
+from recscale.reporting.serving import version_of
 
 
 def record_of(**changes):
@@ -147,6 +151,28 @@ def test_a_newer_schema_is_an_error_that_says_to_upgrade(tmp_path):
 
     with pytest.raises(StoreError, match="upgrade recscale"):
         store.records()
+
+
+def test_records_are_read_while_folders_of_running_jobs_come_and_go(tmp_path):
+    store = Store(tmp_path, "machine")
+    store.put(record_of())
+    is_over = threading.Event()
+
+    def come_and_go():
+        while not is_over.is_set():
+            folder = store.work_folder() / "job" / "of a worker"
+            folder.mkdir(parents=True)
+            shutil.rmtree(folder.parent)
+
+    with ThreadPoolExecutor(1) as pool:
+        others = pool.submit(come_and_go)
+        try:
+            for _ in range(300):
+                assert len(store.records()) == 1
+                assert len(version_of(tmp_path)) == 16
+        finally:
+            is_over.set()
+        others.result()
 
 
 def test_a_missing_store_is_an_error_that_says_how_to_make_one(tmp_path):
