@@ -39,19 +39,33 @@ def validation_sum(score: Callable[[sp.csr_array], Scores], held_out: HeldOut, m
         lengths = np.diff(wanted.indptr)
         if not lengths.any():
             continue
-        values = (_ndcg if measure == "ndcg" else _mrr)(*_masked(score(known), known, wanted))
-        total += float(values.double().sum())
+        total += _sum(score(known), known, wanted, measure)
         n_users += int(np.count_nonzero(lengths))
     return total, n_users
 
 
-def _masked(scores: Scores, known: sp.csr_array, wanted: sp.csr_array) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the scores without the history, and which items are targets, (B, I) each, on the device of the scores."""
+def _sum(scores: Scores, known: sp.csr_array, wanted: sp.csr_array, measure: Measure) -> float:
+    """Return the sum of the measure over the users of a block."""
     import torch
 
     scores = torch.as_tensor(scores)
-    if not torch.isfinite(scores).all():
-        raise NumericalError("the validation scores are not finite; lower the learning rate")
+    if measure == "mrr" and scores.device.type == "cpu":
+        from recscale.models._reciprocal_rank import reciprocal_ranks
+
+        values, is_finite = reciprocal_ranks(
+            scores.detach().numpy(), known.indptr, known.indices, wanted.indptr, wanted.indices
+        )
+        if is_finite:
+            return float(values.sum(dtype=np.float64))
+    elif torch.isfinite(scores).all():
+        return float((_ndcg if measure == "ndcg" else _mrr)(*_masked(scores, known, wanted)).double().sum())
+    raise NumericalError("the validation scores are not finite; lower the learning rate")
+
+
+def _masked(scores: torch.Tensor, known: sp.csr_array, wanted: sp.csr_array) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the scores without the history, and which items are targets, (B, I) each, on the device of the scores."""
+    import torch
+
     rows, items = (torch.as_tensor(part, device=scores.device) for part in known.nonzero())
     scores = scores.index_put((rows, items), scores.new_tensor(-torch.inf))
     rows, items = (torch.as_tensor(part, device=scores.device) for part in wanted.nonzero())

@@ -8,6 +8,7 @@ import torch
 from recscale.checkpoint import Checkpoint
 from recscale.contract import FitContext, HeldOut
 from recscale.errors import DeadlineExceeded, NumericalError, UsageError
+from recscale.models import _validation
 from recscale.models._training import Learner, Plan, session, train_module
 from recscale.models._validation import validation_value
 
@@ -317,3 +318,15 @@ def test_ties_count_half_in_the_reciprocal_rank():
     value = validation_value(lambda history: torch.zeros(history.shape), ranked_validation(), "mrr")
 
     assert value == pytest.approx(1 / 3)  # among five equals the middle one
+
+
+def test_the_counted_reciprocal_rank_is_that_of_the_masked_scores_to_the_bit():
+    rng = np.random.default_rng(1)
+    kind = rng.choice(3, size=(50, 400), p=[0.8, 0.1, 0.1])
+    kind[7][kind[7] == 2] = 0  # a user without targets
+    known, wanted = (sp.csr_array((kind == part).astype(np.float32)) for part in (1, 2))
+    scores = torch.from_numpy(rng.integers(0, 60, (50, 400)).astype(np.float32))  # many ties
+
+    counted = _validation._sum(scores, known, wanted, "mrr")
+
+    assert counted == float(_validation._mrr(*_validation._masked(scores, known, wanted)).double().sum()) > 0
