@@ -79,7 +79,7 @@ def run_jobs(datasets: Sequence[str], flags: RunFlags) -> int:
     from recscale.running.printing import print_records
 
     runner = runner_of(datasets, flags)
-    if runner.suite.tune is not None:
+    if runner.suite.is_tuned:
         return search(runner.suite, flags)
     records = runner.run()
     print_records(records, as_json=flags.json)

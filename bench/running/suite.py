@@ -27,19 +27,21 @@ from recscale.running.tune_options import TuneOptions, tune_options
 Profile = Literal["quick", "standard", "full"]
 DEFAULT_DATASET = "debian-depends"
 QUICK_SIZES = 3
+FULL_SEEDS = [0, 1, 2]
 
 
 class Suite(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What to run. In `models`, a list of values is a grid; no models at all means every model that fits the protocol.
 
     With a `profile`, and always where no models are named, a model without options runs over its sizes. With `tune`
-    (keys of TuneOptions; an empty mapping takes the defaults) the best options of each are searched and then run.
+    (keys of TuneOptions; an empty mapping takes the defaults) the best options of each are searched and then run; the
+    profile `full` does so without being told to, and over three seeds.
     """
 
     datasets: list[Any] = msgspec.field(default_factory=lambda: [DEFAULT_DATASET])
     protocols: list[str] = msgspec.field(default_factory=lambda: ["fold-in"])
     models: list[Any] = []
-    seeds: list[int] = msgspec.field(default_factory=lambda: [0])
+    seeds: list[int] = []
     metrics: list[str] = []
     device: str = "auto"
     timeout: str | float | None = None
@@ -52,6 +54,16 @@ class Suite(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     profile: Profile | None = None
     plugins: list[str] = []
     tune: dict[str, Any] | None = None
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether options are searched before the test users are looked at."""
+        return self.tune is not None or self.profile == "full"
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds of the models: those given, or 0, or three of them in `full`."""
+        return self.seeds or (FULL_SEEDS if self.profile == "full" else [0])
 
     def tuning(self) -> TuneOptions:
         """Return how the options of the models are searched. Raises UsageError or UnknownName."""
@@ -98,8 +110,8 @@ def check_suite(suite: Suite) -> None:
     for data in all_data(suite):
         check_metrics(suite.metrics, resolve_protocol(data.protocol, data.protocol_options))
         _configurations(suite, data)
-    if suite.jobs < 1 or not suite.seeds:
-        raise UsageError("at least one job at a time and at least one seed are needed")
+    if suite.jobs < 1:
+        raise UsageError("at least one job at a time is needed")
     if suite.threads is not None and suite.threads < 1:
         raise UsageError(f"a job needs at least one thread; --threads is {suite.threads}")
     if suite.ray_address is not None and suite.executor != "ray":
@@ -124,7 +136,7 @@ def expand(
     for entry, spec, model in _configurations(suite, data):
         estimate = spec.estimate(model, shape) if spec.estimate else None
         device, unavailable = _device(suite.device, spec, device_of)
-        for seed in suite.seeds:
+        for seed in suite.all_seeds:
             jobs.append(
                 Job(
                     model=entry.name,

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -30,6 +30,8 @@ from recscale.running.references import text_of
 from recscale.running.runner import WAIT_SECONDS, Display, Overwrite, Runner
 from recscale.running.suite import Suite, all_data, combinations
 from recscale.running.tune_options import TuneOptions
+
+Splits: TypeAlias = list[tuple[Data, Prepared]]
 
 
 @dataclass(frozen=True)
@@ -130,20 +132,34 @@ class Tuner:
         load_optuna()
         runner = Runner(self.suite, self.store, self.display, self.overwrite)
         try:
-            pairs = [(subject, self._course(runner, subject)) for subject in self._subjects(runner)]
+            splits = runner.prepare()
+            as_written = self._as_written(runner, splits)
+            pairs = [(subject, self._course(runner, subject)) for subject in self._subjects(runner, splits)]
             self._search(runner, pairs)
             studies = [subject.study(course) for subject, course in pairs]
-            return studies, self._test(runner, [subject for subject, _ in pairs], studies)
+            best = self._test(runner, [subject for subject, _ in pairs], studies)
+            return studies, best + self._run(runner, as_written, "as written, where no validation users are to tune on")
         finally:
             runner.close()
 
-    def _subjects(self, runner: Runner) -> list[_Subject]:
-        """Prepare the data and return what is to be studied, each once."""
+    def _as_written(self, runner: Runner, splits: Splits) -> list[Job]:
+        """Return the jobs of splits without validation users: the models as they are written, in the profile `full`.
+
+        Raises UsageError in others, where there must be some to tune on.
+        """
+        bare = [(data, prepared) for data, prepared in splits if not prepared.n_valid_users]
+        if bare and self.suite.profile != "full":
+            raise UsageError(_nothing_to_tune_on(bare[0][0]))
+        suite = runner.budgeted()
+        return [job for data, prepared in bare for job in runner.expand(suite, data, prepared)]
+
+    def _subjects(self, runner: Runner, splits: Splits) -> list[_Subject]:
+        """Return what is to be studied, each once."""
         found: dict[tuple[str, str, str], _Subject] = {}
-        splits, suite = runner.prepare(), runner.budgeted()
+        suite = runner.budgeted()
         for data, prepared in splits:
             if not prepared.n_valid_users:
-                raise UsageError(_nothing_to_tune_on(data))
+                continue
             by = self.options.metric or (suite.metrics or DEFAULT_METRICS[data.protocol])[0]
             for entry, spec, given in combinations(suite, data):
                 told = (data.text, data.protocol_text, text_of(entry.name, given))
@@ -224,18 +240,22 @@ class Tuner:
         """Run the winners for the test users, each once, and return their records."""
         pairs = zip(subjects, studies, strict=True)
         jobs = [job for subject, study in pairs if study.best for job in _jobs(runner, subject, study.best.parameters)]
+        n_best = sum(study.best is not None for study in studies)
+        told = f"of the best of {n_best} {'study' if n_best == 1 else 'studies'}, for the test users"
+        return self._run(runner, jobs, told)
+
+    def _run(self, runner: Runner, jobs: list[Job], told: str) -> list[RunRecord]:
+        """Run jobs, if there are any, and return their records."""
         if not jobs:
             return []
         plan = runner.plan_of(jobs)
-        n_best = sum(study.best is not None for study in studies)
-        told = f"of the best of {n_best} {'study' if n_best == 1 else 'studies'}, for the test users"
         self.display.planned(len(plan.jobs), len(plan.settled), told)
         return runner.run_plan(plan)
 
 
 def run_suite(suite: Suite, store: Store, display: Display, overwrite: Overwrite = "never") -> list[RunRecord]:
-    """Run a suite and return the records of test users: of the winners, where it says `tune`, else of all its jobs."""
-    if suite.tune is None:
+    """Run a suite and return the records of test users: of the winners, where it is tuned, else of all its jobs."""
+    if not suite.is_tuned:
         return Runner(suite, store, display, overwrite).run()
     return Tuner(suite, store, display, suite.tuning(), overwrite).run()[1]
 
@@ -251,7 +271,7 @@ def _nothing_to_tune_on(data: Data) -> str:
 def _jobs(runner: Runner, subject: _Subject, options: Mapping[str, Any], *, is_trial: bool = False) -> list[Job]:
     """Return the jobs of these options: a trial, for validation users and the first seed, or those for test users."""
     reference = {subject.name: {option: [value] for option, value in options.items()}}
-    seeds = subject.suite.seeds[:1] if is_trial else subject.suite.seeds
+    seeds = subject.suite.all_seeds[:1] if is_trial else subject.suite.all_seeds
     suite = msgspec.structs.replace(subject.suite, models=[reference], profile=None, seeds=seeds)
     jobs = runner.expand(suite, subject.data, subject.prepared)
     metrics = list(dict.fromkeys([subject.metric, *jobs[0].metrics]))

@@ -324,3 +324,26 @@ def test_without_optuna_the_extra_is_named(tune, monkeypatch):
 
     with pytest.raises(MissingExtra, match=r"pip install 'recscale\[tune\]'"):
         tune("tunable")
+
+
+def test_the_profile_full_tunes_over_three_seeds_and_runs_the_rest_as_written(tmp_path, data_file):
+    path, published = tmp_path / "tunable.py", tmp_path / "published.py"
+    path.write_text(PLUGIN)
+    published.write_text(PUBLISHED)
+    suite = Suite(
+        datasets=["published"],
+        protocols=["fixed", "hold-one-out"],
+        models=["tunable[wanted=15]"],
+        plugins=[str(path), str(published)],
+        profile="full",
+    )
+    shown = Told()
+
+    studies, records = Tuner(suite, Store(tmp_path / "store"), shown, suite.tuning()).run()
+
+    assert [(study.data.protocol, len(study.trials)) for study in studies] == [("hold-one-out", 2)]  # one for each sign
+    assert sorted((r.protocol.partition("[")[0], r.seed) for r in records) == [
+        (protocol, seed) for protocol in ("fixed", "hold-one-out") for seed in (0, 1, 2)
+    ]
+    assert all(r.parameters == {"wanted": 15, "sign": 1} for r in records if r.protocol.startswith("fixed"))
+    assert "no validation users" in shown.plans[-1][1]
