@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from recscale.running import local_pool
+
 MODELS = {
     "good": "",
     "raises": "raise ValueError('this model is wrong')",
@@ -103,14 +105,37 @@ def trained(tmp_path):
     return str(path)
 
 
-@pytest.fixture
-def data_file(tmp_path, monkeypatch):
-    """Return a csv of 60 users and 20 items, with the cache of splits in the test's own folder."""
-    monkeypatch.setenv("RECSCALE_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+    """Return a folder with a csv of 60 users and 20 items, in which its splits are prepared once."""
+    folder = tmp_path_factory.mktemp("shared")
     rng = np.random.default_rng(0)
     lines = ["user,item"]
     for user in range(60):
         lines += [f"u{user},i{item}" for item in rng.choice(20, size=8, replace=False)]
-    path = tmp_path / "data.csv"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    (folder / "data.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def data_file(shared_folder, monkeypatch):
+    """Return a csv of 60 users and 20 items, which is not to be changed: other tests read it too."""
+    monkeypatch.setenv("RECSCALE_CACHE", str(shared_folder / "cache"))
+    return shared_folder / "data.csv"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _speed_measured_once():
+    """Have the speed of this machine, which takes a second, measured by the first run alone."""
+    ask, found = local_pool.ask, {}
+
+    def ask_once(request, work_folder, *, n_threads=1):
+        if request.task != "calibrate":
+            return ask(request, work_folder, n_threads=n_threads)
+        if n_threads not in found:
+            found[n_threads] = ask(request, work_folder, n_threads=n_threads)
+        return found[n_threads]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_pool, "ask", ask_once)
+        yield

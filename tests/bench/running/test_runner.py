@@ -130,9 +130,11 @@ def test_a_changed_model_is_another_job(tmp_path, data_file, plugin):
 
 
 def test_a_changed_file_is_other_data(tmp_path, data_file, plugin):
-    first = run(data_file, plugin("good"), store=tmp_path / "s")
-    data_file.write_text(data_file.read_text() + "u0,i19\nu1,i19\nu2,i19\n")
-    changed = run(data_file, plugin("good"), store=tmp_path / "s")
+    path = tmp_path / "data.csv"
+    path.write_text(data_file.read_text())
+    first = run(path, plugin("good"), store=tmp_path / "s")
+    path.write_text(path.read_text() + "u0,i19\nu1,i19\nu2,i19\n")
+    changed = run(path, plugin("good"), store=tmp_path / "s")
 
     assert first["data_fingerprint"][0] != changed["data_fingerprint"][0]
     assert first["key"][0] != changed["key"][0]
