@@ -98,10 +98,12 @@ def triplet_loss(anchors: torch.Tensor, positives: torch.Tensor, margin: float) 
     """Return the mean of max(0, margin + |z - z+| - |z - z-|), z- the semi-hard negative of the batch.
 
     z and z+ are the two halves of a user (B, N); z- is the nearest half of another user that is farther than z+, or the
-    farthest where none is (Schroff, Kalenichenko and Philbin 2015, CVPR, section 3.2).
+    farthest where none is (Schroff, Kalenichenko and Philbin 2015, CVPR, section 3.2). A user alone costs nothing.
     """
     import torch
 
+    if len(anchors) < 2:
+        return 0.0 * anchors.sum()
     distances = torch.cdist(anchors, positives, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
     own = distances.diagonal()
     others = ~torch.eye(len(own), dtype=torch.bool, device=own.device)

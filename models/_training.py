@@ -59,7 +59,8 @@ class Learner:
     is the share of `batch.part` in the loss of the whole batch, and whatever it draws is drawn for the whole batch.
     `score` ranks histories (B, I) for the validation. `rate` is the factor of the learning rate after so many epochs, a
     fraction within one. `before_epoch` may prune, freeze or anneal: after it the tensors have the shapes of that epoch,
-    whatever epochs came before. `after_step` may project; `gauges` are further figures to log after each epoch.
+    whatever epochs came before. `after_step` may project; `gauges` are further figures to log after each epoch, asked
+    for before `score`.
     Everything that a resumed run needs is a parameter or buffer of `module`, or in the state of `optimiser`.
     """
 
@@ -157,6 +158,7 @@ def train_module(learner: Learner, plan: Plan, context: FitContext) -> None:
             _write(learner, standing, kept.path, identity)
             kept.written()
     if standing.best is not None:
+        learner.before_epoch(standing.best_epoch - 1)
         learner.module.load_state_dict(standing.best)
 
 
@@ -262,7 +264,8 @@ def _validated(learner: Learner, held_out: HeldOut, measure: Measure) -> float:
 def _identity(learner: Learner, plan: Plan, context: FitContext) -> str:
     """Return what must be the same for a checkpoint to be gone on from."""
     shapes = {name: tuple(tensor.shape) for name, tensor in learner.module.state_dict().items()}
-    return f"{asdict(plan)}, seed {context.seed}, validation {context.validation is not None}, {shapes}"
+    judges = "none" if context.validation is None else _checksum(context.validation.history, context.validation.target)
+    return f"{asdict(plan)}, seed {context.seed}, validation {judges}, {shapes}"
 
 
 def _write(learner: Learner, standing: _Standing, checkpoint: Path, identity: str) -> None:
@@ -306,5 +309,13 @@ def examples(train: sp.csr_array) -> sp.csr_array:
 
 def describe(model: Any, train: sp.csr_array) -> str:
     """Return the identity of a training: the hyper-parameters, and a checksum of the data."""
-    checksum = zlib.crc32(train.indptr.tobytes(), zlib.crc32(train.indices.tobytes()))
-    return f"{model!r} on {train.shape}, {train.nnz} entries, {checksum:08x}"
+    return f"{model!r} on {train.shape}, {train.nnz} entries, {_checksum(train)}"
+
+
+def _checksum(*matrices: sp.csr_array) -> str:
+    """Return a number that differs between matrices of other entries or values."""
+    checksum = 0
+    for matrix in matrices:
+        for part in (matrix.indptr, matrix.indices, matrix.data):
+            checksum = zlib.crc32(part.tobytes(), checksum)
+    return f"{checksum:08x}"

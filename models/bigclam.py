@@ -69,7 +69,7 @@ class BigClam(Model):
                 context.progress(2 * epoch + 1, 2 * self.epochs)
                 items, values = climb(by_item, freeze(users, background, 1), items, steps[1])
                 before, likelihood = likelihood, values.sum() - background * (n_pairs - by_user.nnz)
-                context.log("log-likelihood", epoch, likelihood)
+                context.log("log-likelihood", epoch + 1, likelihood)
                 context.progress(2 * epoch + 2, 2 * self.epochs)
                 if likelihood - before <= self.tolerance * abs(likelihood):
                     break

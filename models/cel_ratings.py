@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -93,7 +92,6 @@ class RatingCEL(Model):
             raise UsageError("personal_from starts from clusters of items; use cluster='items' or cluster='both'")
         context, epochs, ratings = replace(context, validation=None), _tens(self.steps), rated(train)
         model = Factorisation(ratings, self._problem(ratings.shape), context)
-        identity = f"{describe(self, ratings)}, {zlib.crc32(ratings.data.tobytes()):08x}"
         learner = Learner(
             model.module,
             model.optimised(self.optimiser, self.learning_rate),
@@ -104,7 +102,7 @@ class RatingCEL(Model):
             after_step=model.after_step,
             gauges=model.gauges,
         )
-        train_module(learner, Plan(STEPS, epochs, 1, identity), context)
+        train_module(learner, Plan(STEPS, epochs, 1, describe(self, ratings)), context)
         state = _kept("item", model.items)
         if model.is_personal:
             state = {"item_table": model.item_vectors().detach().cpu().numpy()}

@@ -197,6 +197,7 @@ SPEC = ModelSpec(
         "n_pseudo_inputs": Choice((100, 300, 1000)),
         "dropout": Range(0.2, 0.8),
         "learning_rate": Range(2e-4, 5e-3, log=True),
+        "batch_size": Choice((100, 200, 500, 1000)),
     },
     devices=("cpu", "cuda"),
     estimate=estimate,

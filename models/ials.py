@@ -78,9 +78,11 @@ class IALS(Model):
                 context.progress(2 * epoch + 1, 2 * self.epochs)
                 turn(users, items, context.n_threads)
                 loss = solve(by_item, users, penalty, items, n_steps) + penalty.cost(by_user, users)
-                context.log("loss", epoch, loss)
+                context.log("loss", epoch + 1, loss)
                 if not np.isfinite(loss):
-                    raise NumericalError(f"the loss became {loss} in epoch {epoch}; lower regularization or exponent")
+                    raise NumericalError(
+                        f"the loss became {loss} in epoch {epoch + 1}; lower regularization or exponent"
+                    )
                 context.progress(2 * epoch + 2, 2 * self.epochs)
             del users
             turn(items, None, context.n_threads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from recscale.contract import ModelSpec, Range
+from recscale.contract import Choice, ModelSpec, Range
 from recscale.models._entries import Tables, estimate
 from recscale.models._entry_trainer import Drawn
 from recscale.models._latent_factors import Inference, LatentFactors
@@ -50,7 +50,8 @@ SPEC = ModelSpec(
     sizes=(16, 32, 64, 128),
     space={
         "learning_rate": Range(3e-4, 1e-2, log=True),
-        "regularization": Range(1e-5, 1e-1, log=True),
+        "regularization": Range(1e-6, 1.0, log=True),
+        "negatives": Choice((1, 4, 16)),
         "fold_in_steps": Range(10, 200, log=True),
         "fold_in_rate": Range(0.01, 0.3, log=True),
     },

@@ -158,7 +158,7 @@ SPEC = ModelSpec(
     sizes=(16, 32, 64, 128),
     space={
         "learning_rate": Range(3e-4, 1e-2, log=True),
-        "regularization": Range(1e-5, 1e-1, log=True),
+        "regularization": Range(1e-6, 1.0, log=True),
         "negatives": Choice((1, 4, 16)),
         "layers": Choice((1, 2, 3)),
         "fold_in_steps": Range(10, 200, log=True),

@@ -133,7 +133,7 @@ SPEC = ModelSpec(
     size_knob="n_factors",
     sizes=(None, 16, 32, 64),
     space={
-        "n_neighbors": Choice((50, 100, 200, 500)),
+        "n_neighbors": Choice((50, 100, 150, 200, 500)),
         "weight": Choice(("overlap", "jaccard", "cosine")),
     },
     estimate=estimate,
