@@ -22,8 +22,9 @@ class WRMF(Model):
 
     Minimises sum_ui c_ui (p_ui - x_u . y_i)^2 + lambda (sum_u |x_u|^2 + sum_i |y_i|^2), with p = 1 and c = alpha x for
     an interaction of value x, p = 0 and c = 1 elsewhere (Hu, Koren and Volinsky 2008, ICDM, equation 3, where
-    c = 1 + alpha x). Trained by implicit's AlternatingLeastSquares with its three conjugate gradient steps. An unseen user is folded in
-    exactly: x_u = (Y'Y + lambda I + sum_i (c_ui - 1) y_i y_i')^-1 sum_i c_ui y_i, the items frozen.
+    c = 1 + alpha x). Trained by implicit's AlternatingLeastSquares with its three conjugate gradient steps. An
+    unseen user is folded in exactly: x_u = (Y'Y + lambda I + sum_i (c_ui - 1) y_i y_i')^-1 sum_i c_ui y_i, the
+    items frozen.
 
     factors: length of the vectors, at least 1.
     regularization: lambda, above 0; not scaled by frequency.
