@@ -1,5 +1,6 @@
 # make bench: environment, installation, the models that take seconds on the embedded data, the report.
 # make test: environment, then everything that CI runs. make perf: the benchmarks. make soak: faults.
+# make docs: these pages and the API reference as a site, in build/docs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ MODELS ?= popularity item_knn user_knn ease chol mrf slim gf_cf turbo_cf wrmf bp
 export PYTHONSAFEPATH = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: bench test perf soak system-packages clean
+.PHONY: bench test perf soak docs system-packages clean
 .DEFAULT_GOAL := bench
 
 bench: $(VENV)/.installed
@@ -24,6 +25,10 @@ perf: $(VENV)/.tox-installed
 
 soak: $(VENV)/.tox-installed
 	$(BIN)/tox -e soak
+
+docs: $(VENV)/.tox-installed
+	$(BIN)/tox -e docs
+	@echo "the pages: build/docs/index.html"
 
 # CHOLMOD is optional: where its two Debian packages can neither be found nor installed, the rest goes on without it.
 system-packages:
