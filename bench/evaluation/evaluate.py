@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recscale.contract import HeldOut, Metric, Scores
 from recscale.errors import DataError, ModelError, UsageError
-from recscale.evaluation._tally import Tally
+from recscale.evaluation._tally import Tally, fields_of
 from recscale.evaluation.metrics import metric
 from recscale.evaluation.predicting import RatingJudge
 from recscale.evaluation.ranking import RankOptions, check_scores, listed_entries, rank_with, wait_for
@@ -37,18 +37,20 @@ class Evaluation:
     """What a model is worth on held-out users.
 
     `means` are those of `per_user`, and of `rmse`, which is the root of one; `standard_errors` are explained by
-    `Tally.figure`; `catalogue` holds the metrics of all lists together. `tied_target_share` is the share of users whose
-    best-placed target has the score of another ranked item that is no target. `ties_matter` warns that the MRR if all
-    ties were won and if all were lost differ by more than 1e-3. Where nothing was ranked there are no ties: None.
+    `Tally.figure`; `weights` has the metrics in which users count differently, and how much; `catalogue` holds the
+    metrics of all lists together. `tied_target_share` is the share of users whose best-placed target has the score of
+    another ranked item that is no target. `ties_matter` warns that the MRR if all ties were won and if all were lost
+    differ by more than 1e-3. Where nothing was ranked there are no ties: None.
     """
 
     n_users: int
-    per_user: dict[str, NDArray[np.float32]]  # name -> (n_users,)
+    per_user: dict[str, NDArray[np.floating[Any]]]  # name -> (n_users,)
     means: dict[str, float]
     standard_errors: dict[str, float]
     catalogue: dict[str, float]
     score_seconds: float
     rank_seconds: float  # ranking and metrics
+    weights: dict[str, NDArray[np.float32]]  # name -> (n_users,)
     tied_target_share: float | None = None
     mrr_optimistic: float | None = None
     mrr_pessimistic: float | None = None
@@ -106,9 +108,7 @@ class _RankingJudge:
             m.name: m.compute(self._counts[m.cutoff]) for m in self._metrics if not m.per_user and m.cutoff is not None
         }
         return {
-            "per_user": {name: figure.per_user for name, figure in figures.items()},
-            "means": {name: figure.mean for name, figure in figures.items()},
-            "standard_errors": {name: figure.standard_error for name, figure in figures.items()},
+            **fields_of(figures),
             "catalogue": catalogue,
             "tied_target_share": self._n_tied / self._n_users,
             **bounds,

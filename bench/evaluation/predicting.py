@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from recscale.contract import HeldOut, Metric, Scores
 from recscale.errors import ModelError
-from recscale.evaluation._tally import Tally
+from recscale.evaluation._tally import Tally, fields_of
 from recscale.evaluation.ranking import scores_at
 
 _SQUARES = "mse"
@@ -67,12 +67,11 @@ class RatingJudge:
         The root of the mean square has no vector of its own; its standard error is that of the square by the
         derivative of the root.
         """
-        per_user, means, errors = {}, {}, {}
+        fields = fields_of({m.name: self._tally.figure(m.name) for m in self._metrics if m.per_user})
         squares = self._tally.figure(_SQUARES)
+        means, errors = fields["means"], fields["standard_errors"]
         for m in self._metrics:
-            if m.per_user:
-                means[m.name], errors[m.name], per_user[m.name] = self._tally.figure(m.name)
-            else:
+            if not m.per_user:
                 means[m.name] = float(m.compute(squares.mean))
                 errors[m.name] = squares.standard_error / (2 * math.sqrt(squares.mean)) if squares.mean else 0.0
-        return {"per_user": per_user, "means": means, "standard_errors": errors, "catalogue": {}}
+        return {**fields, "means": {m.name: means[m.name] for m in self._metrics}, "catalogue": {}}

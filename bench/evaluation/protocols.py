@@ -1,9 +1,9 @@
 """The protocols by name, with their options: what is held out, and what can be judged under each.
 
-`fold-in`       held-out users, a share of each history is to be found (Liang, Krishnan, Hoffman & Jebara 2018).
-`hold-one-out`  held-out users, the most recent or one random item is to be found (Yang et al. 2021, section 5).
-`fixed`         a published training and test file; the users are those of training (weak generalisation).
-`ratings`       a random share of all ratings is to be predicted (Chen et al. 2023, WWW, and their public code).
+- `fold-in`: held-out users, a share of each history is to be found (Liang, Krishnan, Hoffman & Jebara 2018).
+- `hold-one-out`: held-out users, the most recent or one random item is to be found (Yang et al. 2021, section 5).
+- `fixed`: a published training and test file; the users are those of training (weak generalisation).
+- `ratings`: a random share of all ratings is to be predicted (Chen et al. 2023, WWW, and their public code).
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class Fixed(ProtocolOptions):
     """Options of `fixed`.
 
     Test users are scored by their training rows, and these are never ranked. With `mask_validation` their validation
-    items are not ranked either; without, as in the published tables, they are ranked and count as misses.
+    items join the history that they are scored by, and are not ranked either; models are fitted to the training rows
+    alone all the same. Without, as in the published tables, validation items are ranked and count as misses.
     """
 
     name: ClassVar[str] = "fixed"

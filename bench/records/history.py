@@ -20,6 +20,7 @@ from recscale.errors import UnknownName, UsageError
 from recscale.records.record import RunRecord
 from recscale.records.regression import (
     NOT_COMPARED,
+    VERDICTS,
     Finding,
     Identity,
     Recorded,
@@ -84,7 +85,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure of a job: a value for each version (None if it failed), a step for each version but the first.
+    """One figure of a job: a value for each version (None if no seed finished), a step for each version but the first.
 
     Seconds are calibrated: those of the fastest run, on a machine whose matrix product does 100 GFLOP/s.
     """
@@ -234,8 +235,8 @@ _Figure = tuple[str, Literal["", "bytes", "seconds", "score"], list[float | None
 
 
 def _figures(sides: Sequence[Mapping[int, Run]], records: Sequence[Sequence[RunRecord]]) -> list[_Figure]:
-    """Return the figures of a job with a value for each version; None for one that failed or was not measured."""
-    fine = [members if all(r.status == "ok" for r in members) else [] for members in records]
+    """Return the figures of a job with a value for each version, over the seeds that finished; None without any."""
+    fine = [[r for r in members if r.status == "ok"] for members in records]
     names = [name for side in reversed(sides) for run in side.values() for name in run.metrics or ()]
     found: list[_Figure] = []
     if names:
@@ -264,17 +265,18 @@ def _calibrated(records: Sequence[RunRecord]) -> float | None:
 def _steps(
     quantity: str, labels: Sequence[str], values: Sequence[float | None], steps: Sequence[Sequence[Finding]]
 ) -> list[Step]:
-    """Return the steps of one figure, each with the finding that tells most about it."""
+    """Return the steps of one figure, each with the gravest finding about it."""
     found = []
     for label, (before, after), findings in zip(labels[1:], pairwise(values), steps, strict=True):
         by_quantity = {finding.quantity: finding for finding in findings}
-        finding = next((by_quantity[q] for q in (NOT_COMPARED, "status", quantity) if q in by_quantity), None)
+        known = [by_quantity[q] for q in (NOT_COMPARED, quantity, "status") if q in by_quantity]
+        finding = min(known, key=lambda one: VERDICTS.index(one.verdict), default=None)
         if finding is None:
             note = "not measured on both sides" if None in (before, after) else "no figures by user in both"
             found.append(Step(version=label, verdict="not compared", note=note))
             continue
         change = (after - before) / abs(before) if before and after is not None else None
-        if finding.quantity == NOT_COMPARED:
+        if finding.verdict == "not compared":
             change = None
         joined = finding.quantity != NOT_COMPARED
         found.append(Step(version=label, verdict=finding.verdict, change=change, note=finding.note, is_joined=joined))

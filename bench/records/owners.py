@@ -9,13 +9,16 @@ from pathlib import Path
 
 
 def owner_mark() -> str:
-    """Return a mark of this process that no other process of this or another boot shares: boot, number, and start."""
-    return f"{_boot_mark()}-{os.getpid()}-{_start_of(os.getpid()) or 0}"
+    """Return a mark that no other process has, of any boot and in any container: space of numbers, number, start."""
+    return f"{_space_of_numbers()}-{os.getpid()}-{_start_of(os.getpid()) or 0}"
 
 
 def remove_abandoned(work_folder: Path) -> None:
-    """Remove the files and folders of processes that ended on this machine since it started."""
-    for path in work_folder.glob(f"{_boot_mark()}-*-*"):
+    """Remove the files and folders of processes that ended on this machine, or in this container, since it started.
+
+    Whether those of another container or boot still live cannot be told from here: theirs stay.
+    """
+    for path in work_folder.glob(f"{_space_of_numbers()}-*-*"):
         _, pid, *rest = path.name.split("-")
         if not pid.isdigit():
             continue
@@ -38,8 +41,10 @@ def _start_of(pid: int) -> int | None:
     return int(fields[19])
 
 
-def _boot_mark() -> str:
+def _space_of_numbers() -> str:
+    """Return a mark of that in which a process has its number alone: a boot of the kernel, and a namespace of it."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        return f"{boot}.{Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
         return "unknown"

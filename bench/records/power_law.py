@@ -79,7 +79,8 @@ def power_law(xs: ArrayLike, ys: ArrayLike) -> PowerLaw:
 class Break(msgspec.Struct, frozen=True, kw_only=True):
     """At which size a model leaves its limit, with a 95 % interval; None: beyond 1,000 times the largest size.
 
-    It is never put below the largest size that finished. `has_interval` is false for too few sizes.
+    It is never put below the largest size that finished, nor beyond the size that was seen to run out, which is
+    `ran_out_at` where the law alone would have put it higher. `has_interval` is false for too few sizes.
     """
 
     limit: float
@@ -87,6 +88,7 @@ class Break(msgspec.Struct, frozen=True, kw_only=True):
     low: float | None = None
     high: float | None = None
     has_interval: bool = False
+    ran_out_at: float | None = None
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,15 +102,24 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     high: float | None = None
 
 
-def leaves(law: PowerLaw, limit: float, base: tuple[float, float], largest: float) -> Break:
-    """Return where a law, and what the process holds beside it (at 0, and for each unit of size), meet a limit."""
+def leaves(
+    law: PowerLaw, limit: float, base: tuple[float, float], largest: float, ran_out_at: float | None = None
+) -> Break:
+    """Return where a law, and what the process holds beside it (at 0, and for each unit of size), meet a limit.
+
+    From the size `largest`, which finished, to `ran_out_at`, which did not, if there was one.
+    """
     middle, low, high = (
         _crossing(lambda x, side=side: law.at(x, side) + base[0] + base[1] * x, limit, largest)  # type: ignore[misc]
         for side in ((0, 1, -1) if law.degrees else (0, 0, 0))
     )
+    at = middle
+    if ran_out_at is not None:
+        at, low, high = (min(x or math.inf, ran_out_at) for x in (middle, low, high))
+    seen = ran_out_at if at != middle else None
     if not law.degrees:
-        return Break(limit=limit, at=middle)
-    return Break(limit=limit, at=middle, low=low, high=high, has_interval=True)
+        return Break(limit=limit, at=at, ran_out_at=seen)
+    return Break(limit=limit, at=at, low=low, high=high, has_interval=True, ran_out_at=seen)
 
 
 def _crossing(curve: Callable[[float], float], limit: float, start: float) -> float | None:

@@ -13,14 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
-import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from recscale.contract import Options
 from recscale.errors import UsageError
 from recscale.records.record import RunRecord, rises_with_quality
-from recscale.records.statistics import Paired, holm, paired
+from recscale.records.statistics import ByUser, Paired, averaged, holm, paired
 
 Verdict = Literal["worse", "better", "level", "unsure", "not compared"]
 VERDICTS: tuple[Verdict, ...] = ("worse", "not compared", "unsure", "better", "level")
@@ -55,8 +53,8 @@ class Recorded(Protocol):
         """Return every record of test users."""
         ...
 
-    def per_user(self, record: RunRecord) -> Mapping[str, NDArray[np.float32]]:
-        """Return the vectors (U,) of a record by the name of the metric."""
+    def by_user(self, record: RunRecord) -> Mapping[str, ByUser]:
+        """Return what a record has of each user, by the name of the metric."""
         ...
 
 
@@ -110,6 +108,11 @@ class _Pair:
         """The records of the candidate."""
         return tuple(run.record for run in self.runs[1])
 
+    def finished(self) -> _Pair | None:
+        """Return the runs of the seeds that ended well on both sides; None if there are none."""
+        both = [runs for runs in zip(*self.runs, strict=True) if all(run.record.status == "ok" for run in runs)]
+        return _Pair((tuple(one for one, _ in both), tuple(other for _, other in both))) if both else None
+
     def finding(self, quantity: str, verdict: Verdict, **fields: Any) -> Finding:
         """Return a finding about this job."""
         first = self.after[0]
@@ -145,17 +148,16 @@ def judged(steps: Sequence[tuple[Runs, Runs]], tolerances: Tolerances = Toleranc
     Of a step that cannot be compared there is one finding, of the quantity `run`, that says why.
     """
     paired_runs = [_pair(*step) for step in steps]
-    pairs = [pair for pair, reason in paired_runs if reason is None]
-    accuracy = iter(_accuracy(pairs, tolerances.level))
+    finished = [pair.finished() if reason is None else None for pair, reason in paired_runs]
+    accuracy = iter(_accuracy([pair for pair in finished if pair is not None], tolerances.level))
     found: list[list[Finding]] = []
-    for pair, reason in paired_runs:
+    for (pair, reason), both in zip(paired_runs, finished, strict=True):
         if reason is not None:
             found.append([pair.finding(NOT_COMPARED, "not compared", note=reason)])
             continue
-        scores = next(accuracy)
         found.append([*_status(pair)])
-        if _finished(pair):
-            found[-1] += [*_sizes(pair), *scores, *_memory(pair, tolerances), *_times(pair, tolerances)]
+        if both is not None:
+            found[-1] += [*_sizes(both), *next(accuracy), *_memory(both, tolerances), *_times(both, tolerances)]
     return found
 
 
@@ -192,13 +194,18 @@ def _pair(before: Runs, after: Runs) -> tuple[_Pair, str | None]:
         known = tuple((after or before).values())
         either = "only the candidate has it" if not before else "only the baseline has it"
         return _Pair((known, known)), "no seed in common" if before and after else either
-    differing = [
-        f"{name.replace('_', ' ')} {getattr(one, name)[:8]} is now {getattr(other, name)[:8]}"
-        for name in _FINGERPRINTS
-        for one, other in [(pair.before[0], pair.after[0])]
-        if getattr(one, name) != getattr(other, name)
-    ]
-    return pair, "; ".join(differing) or None
+    return pair, "; ".join(_differing(pair, name) for name in _FINGERPRINTS if _differing(pair, name)) or None
+
+
+def _differing(pair: _Pair, name: str) -> str:
+    """Return how the fingerprints called `name` differ, between the sides or within one; empty if they do not."""
+    sides = [sorted({getattr(record, name) for record in side}) for side in (pair.before, pair.after)]
+    if len({*sides[0], *sides[1]}) == 1:
+        return ""
+    if len(sides[0]) == len(sides[1]) == 1:
+        return f"{name.replace('_', ' ')} {sides[0][0][:8]} is now {sides[1][0][:8]}"
+    known = ", ".join(text[:8] for text in sorted({*sides[0], *sides[1]}))
+    return f"{name.replace('_', ' ')} differs over the seeds: {known}"
 
 
 def _nothing_in_common(before: Mapping[Identity, Any], after: Mapping[Identity, Any]) -> str:
@@ -219,22 +226,21 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
 
 
-def _finished(pair: _Pair) -> bool:
-    return all(record.status == "ok" for record in (*pair.before, *pair.after))
-
-
 def _status(pair: _Pair) -> Iterator[Finding]:
-    """Say where a job fails now that did not, or the other way round."""
+    """Say at which seeds a job fails now that did not, or the other way round; the gravest, which counts, first."""
+    changes: list[tuple[Verdict, str]] = []
     for one, other in zip(pair.before, pair.after, strict=True):
         if one.status == other.status:
             continue
         verdict: Verdict = "worse" if one.status == "ok" else "better" if other.status == "ok" else "unsure"
         reason = f": {other.reason}" if other.reason else ""
-        note = f"seed {other.seed}: {one.status} before, {other.status} now{reason}"
-        yield pair.finding("status", verdict, note=note)
-        return
-    if not _finished(pair):
-        yield pair.finding("status", "level", note=f"{pair.after[0].status}, as before")
+        changes.append((verdict, f"seed {other.seed}: {one.status} before, {other.status} now{reason}"))
+    changes.sort(key=lambda change: VERDICTS.index(change[0]))
+    failed = [record.status for record in pair.after if record.status != "ok"]
+    if changes:
+        yield pair.finding("status", changes[0][0], note="; ".join(note for _, note in changes))
+    elif failed:
+        yield pair.finding("status", "level", note=f"{failed[0]}, as before")
 
 
 def _sizes(pair: _Pair) -> Iterator[Finding]:
@@ -260,10 +266,8 @@ def _accuracy(pairs: Sequence[_Pair], level: float) -> list[list[Finding]]:
     means: list[tuple[float, float]] = []
     found: list[list[Finding]] = [[] for _ in pairs]
     for index, pair in enumerate(pairs):
-        if not _finished(pair):
-            continue
-        before, after = (_vectors(side) for side in pair.runs)
-        shared = [name for name in after if name in before and before[name].shape == after[name].shape]
+        before, after = (_metrics(side) for side in pair.runs)
+        shared = [name for name in after if name in before and before[name].n_users == after[name].n_users]
         if not shared:
             found[index].append(pair.finding("accuracy", "not compared", note="no figures by user in both"))
         for metric in shared:
@@ -272,7 +276,7 @@ def _accuracy(pairs: Sequence[_Pair], level: float) -> list[list[Finding]]:
             )
             places.append((index, metric))
             tests.append(test)
-            means.append((float(np.nanmean(before[metric])), float(np.nanmean(after[metric]))))
+            means.append((before[metric].mean(), after[metric].mean()))
     adjusted = holm([test.p_value for test in tests])
     for (index, metric), test, p_value, (one, other) in zip(places, tests, adjusted, means, strict=True):
         corrected = replace(test, adjusted_p_value=p_value)
@@ -289,14 +293,14 @@ def _judged(pair: _Pair, metric: str, test: Paired, means: tuple[float, float], 
     return pair.finding(metric, verdict, unit="score", baseline=means[0], candidate=means[1], note=note)
 
 
-def _vectors(runs: Sequence[Run]) -> dict[str, NDArray[np.float64]]:
-    """Return the means over the runs of each metric by user (U,), of the metrics that all of them have."""
-    found = [run.source.per_user(run.record) for run in runs]
+def _metrics(runs: Sequence[Run]) -> dict[str, ByUser]:
+    """Return the means over the runs of each metric by user, of the metrics that all of them have."""
+    found = [run.source.by_user(run.record) for run in runs]
     return {
-        name: np.mean(np.stack([one[name] for one in found]), axis=0, dtype=np.float64)
+        name: averaged([one[name] for one in found])
         for name in found[0]
         if all(run.metrics is None or name in run.metrics for run in runs)
-        and all(name in one and one[name].shape == found[0][name].shape for one in found)
+        and all(name in one and one[name].n_users == found[0][name].n_users for one in found)
     }
 
 
@@ -309,9 +313,24 @@ def _memory(pair: _Pair, tolerances: Tolerances) -> Iterator[Finding]:
             continue
         one, other = float(max(known[0])), float(max(known[1]))
         verdict: Verdict = "level"
-        if abs(other - one) > max(tolerances.memory * one, LEAST_BYTES):
+        note = _unlike(pair, name)
+        if note:
+            verdict = "not compared"
+        elif abs(other - one) > max(tolerances.memory * one, LEAST_BYTES):
             verdict = "worse" if other > one else "better"
-        yield pair.finding(f"memory of {name}", verdict, unit="bytes", baseline=one, candidate=other)
+        yield pair.finding(f"memory of {name}", verdict, unit="bytes", baseline=one, candidate=other, note=note)
+
+
+def _unlike(pair: _Pair, phase: str) -> str:
+    """Return why the costs of a phase are not of one kind on both sides; empty if they are."""
+    records = (*pair.before, *pair.after)
+    if phase != "fit":
+        return ""
+    if any(record.n_resumptions for record in records):
+        return "a fit was resumed"
+    if len({record.shrunk_from is None for record in records}) > 1:
+        return "the fit is shared with another size in some of the runs alone"
+    return ""
 
 
 def grown_bytes(record: RunRecord, phase: str) -> int | None:
@@ -339,8 +358,8 @@ def _times(pair: _Pair, tolerances: Tolerances) -> Iterator[Finding]:
             continue
         one, other = (min(side) for side in walls)
         verdict: Verdict = "not compared"
-        note = "another machine, and no calibration"
-        if comparable and one > 0:
+        note = _unlike(pair, name) or ("" if comparable else "another machine, and no calibration")
+        if not note and one > 0:
             ratios = (other / one * relative, other / one if same_machine else other / one * relative)
             verdict, note = _timed(ratios, max(one, other), len(sides[0]), tolerances)
         yield pair.finding(f"time of {name}", verdict, unit="seconds", baseline=one, candidate=other, note=note)

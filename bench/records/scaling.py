@@ -77,7 +77,8 @@ class Scaling(msgspec.Struct, frozen=True, kw_only=True):
 class Quantity:
     """What is followed: how it is read, below what it cannot be told, and what limits it.
 
-    `per` divides it; `base` is what the process holds beside it, which counts against the limit too.
+    `per` divides it; `base` is what the process holds beside it, which counts against the limit too. `ended_by`
+    tells whether a run ran out of it.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Quantity:
     per: Callable[[RunRecord], float] = lambda r: 1.0
     base: Callable[[RunRecord], float] = lambda r: 0.0
     limit: Callable[[RunRecord], float | None] = lambda r: None
+    ended_by: Callable[[RunRecord], bool] = lambda r: False
 
     def value(self, record: RunRecord) -> float | None:
         """Return what a run took; None if that was not measured, or the run did not finish."""
@@ -123,9 +125,15 @@ MEMORY = Quantity(
     smallest=LEAST_BYTES,
     base=_start_bytes,
     limit=lambda r: r.max_gpu_memory_bytes if _on_gpu(r) else r.max_memory_bytes,
+    ended_by=lambda r: r.status == ("out_of_gpu_memory" if _on_gpu(r) else "out_of_memory"),
 )
 TIME = Quantity(
-    name="time of the fit", unit="seconds", read=_fit_seconds, smallest=LEAST_SECONDS, limit=lambda r: r.timeout_seconds
+    name="time of the fit",
+    unit="seconds",
+    read=_fit_seconds,
+    smallest=LEAST_SECONDS,
+    limit=lambda r: r.timeout_seconds,
+    ended_by=lambda r: r.status == "timeout",
 )
 SCORE = Quantity(
     name="score time a user",
@@ -160,16 +168,34 @@ def growth(
     law = power_law(xs, ys)
     low, high = law.interval() or (None, None)
     given = {name: limit for name, limit in limits.items() if limit is not None}
-    limit = quantity.limit(msgspec.structs.replace(max(records, key=lambda r: r.started_at), **given))
+    # a run that was killed does not say on which device it was
+    alike = [msgspec.structs.replace(record, device_used=told[0].device_used) for record in records]
+    limit = quantity.limit(msgspec.structs.replace(max(alike, key=lambda r: r.started_at), **given))
+    end = None
+    if limit is not None:
+        base = base_line(xs, list(map(quantity.base, told)))
+        end = leaves(law, limit, base, max(xs), _ran_out_at(quantity, alike, count, limit, max(xs)))
     return msgspec.structs.replace(
         unfitted,
         exponent=law.exponent,
         low=low,
         high=high,
         reason=TOO_FEW if low is None else None,
-        leaves=None if limit is None else leaves(law, limit, base_line(xs, list(map(quantity.base, told))), max(xs)),
+        leaves=end,
         largest=prediction(xs, ys),
     )
+
+
+def _ran_out_at(
+    quantity: Quantity, records: Sequence[RunRecord], count: Callable[[RunRecord], int], limit: float, largest: float
+) -> float | None:
+    """Return the smallest size, from the largest that finished on, that ran out of so much or more; None without."""
+    ended = [
+        float(count(record))
+        for record in records
+        if quantity.ended_by(record) and (quantity.limit(record) or math.inf) >= limit and count(record) >= largest
+    ]
+    return min(ended, default=None)
 
 
 @dataclass(frozen=True)

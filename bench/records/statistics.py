@@ -23,6 +23,67 @@ STARS: tuple[tuple[float, str], ...] = ((0.001, "***"), (0.01, "**"), (0.05, "*"
 _BLOCK_DRAWS = 2**20  # of users in a block of resamples: 8 MB
 
 
+@dataclass(frozen=True, eq=False)
+class ByUser:
+    """A metric by user, and how much each user counts in it.
+
+    With values x and weights w of users, `numbers` (U,) are w x / mean(w), whose plain mean is the metric,
+    sum(w x) / sum(w), and `shares` (U,) are w / mean(w): None where all users count alike, and where a record of an
+    earlier version does not say.
+    """
+
+    numbers: NDArray[np.float64]
+    shares: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(cls, numbers: ArrayLike, weights: ArrayLike | None = None) -> ByUser:
+        """Return what numbers (U,), and the weights (U,) that are in them, amount to."""
+        vector = np.asarray(numbers, np.float64).ravel()  # float64: means of 1e5 differences of 1e-3
+        if weights is None:
+            return cls(vector)
+        shares = np.asarray(weights, np.float64).ravel()
+        return cls(vector, shares / shares.mean() if shares.any() else shares)
+
+    @property
+    def n_users(self) -> int:
+        """How many users there are."""
+        return len(self.numbers)
+
+    def mean(self, users: NDArray[np.bool_] | None = None) -> float:
+        """Return the metric over all users, or over some (U,); NaN if none of these has a weight or a number."""
+        chosen = np.isfinite(self.numbers) if users is None else users & np.isfinite(self.numbers)
+        total = np.count_nonzero(chosen) if self.shares is None else self.shares[chosen].sum()
+        return float(self.numbers[chosen].sum() / total) if total else math.nan
+
+    def effects(self) -> NDArray[np.float64]:
+        """Return m + w (x - m) / mean(w), (U,), for the mean m: the same mean, and its standard error as a ratio.
+
+        To the digits of float32, as numbers without weights are: beyond them equal values of x would differ.
+        """
+        if self.shares is None:
+            return self.numbers
+        return _rounded(self.numbers + self.numbers.mean() * (1 - self.shares))
+
+    def values(self) -> NDArray[np.float64]:
+        """Return x, (U,), to the digits of float32; NaN for users without a weight."""
+        if self.shares is None:
+            return self.numbers
+        return _rounded(np.divide(self.numbers, self.shares, np.full(self.n_users, np.nan), where=self.shares > 0))
+
+
+def _rounded(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    return vector.astype(np.float32).astype(np.float64)
+
+
+def averaged(runs: Sequence[ByUser]) -> ByUser:
+    """Return the mean over runs that are of the same users."""
+    shares = [run.shares for run in runs if run.shares is not None]
+    return ByUser(
+        np.mean([run.numbers for run in runs], axis=0),
+        np.mean(shares, axis=0) if len(shares) == len(runs) else None,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
     """How far one model is above another over the same users; of each figure more is better.
@@ -30,7 +91,7 @@ class Paired:
     `difference` is the mean over users, `low` and `high` its 95 % bootstrap interval. `p_value` is of the two-sided
     paired t-test, `adjusted_p_value` after Holm's correction over the family that it was compared in. `effect_size` is
     Cohen's d_z, the difference in standard deviations of the users' own; 0 where no user differs. `wins`, `ties` and
-    `losses` count the users for whom the one is better, level, or worse.
+    `losses` count the users for whom the one is better, level, or worse, of those who have a value from both.
     """
 
     n_users: int
@@ -51,8 +112,8 @@ class Paired:
 
 
 def paired(
-    one: ArrayLike,
-    others: Sequence[ArrayLike],
+    one: ArrayLike | ByUser,
+    others: Sequence[ArrayLike | ByUser],
     *,
     higher_is_better: bool = True,
     n_resamples: int = N_RESAMPLES,
@@ -60,39 +121,48 @@ def paired(
 ) -> list[Paired]:
     """Compare the vector (U,) of one model with those of others, as one family.
 
-    A user without a figure (NaN) in either is left out of that comparison. Raises DataError for vectors of different
-    lengths or with fewer than two users in common.
+    A user without a figure (NaN) in either is left out of that comparison. Where users count differently, the test and
+    the interval are those of the difference of two weighted means; a user without a weight moves neither.
+    Raises DataError for vectors of different lengths or with fewer than two users in common.
     """
-    first = _signed(one, higher_is_better)
-    differences = []
+    first = _by_user(one)
+    differences, own = [], []
     for other in others:
-        second = _signed(other, higher_is_better)
-        if first.shape != second.shape:
+        second = _by_user(other)
+        if first.n_users != second.n_users:
             raise DataError(
-                f"vectors of {len(first)} and {len(second)} users cannot be paired; they are of other splits"
+                f"vectors of {first.n_users} and {second.n_users} users cannot be paired; they are of other splits"
             )
-        difference = first - second
+        difference, values = _differences(first, second, 1 if higher_is_better else -1)
         if np.count_nonzero(np.isfinite(difference)) < 2:
             raise DataError("fewer than two users have a figure from both models; there is nothing to test")
         differences.append(difference)
+        own.append(values)
     if not differences:
         return []
     stacked = np.stack(differences, axis=1)  # (U, K)
     means = bootstrap_means(stacked, n_resamples=n_resamples, seed=seed)  # (R, K)
     tail = 100 * (1 - CONFIDENCE) / 2
     lows, highs = np.nanpercentile(means, (tail, 100 - tail), axis=0)  # (K,) each
-    found = [_paired(stacked[:, k], float(lows[k]), float(highs[k])) for k in range(len(differences))]
+    found = [_paired(stacked[:, k], own[k], float(lows[k]), float(highs[k])) for k in range(len(own))]
     adjusted = holm([each.p_value for each in found])
     return [replace(each, adjusted_p_value=p) for each, p in zip(found, adjusted, strict=True)]
 
 
-def _signed(values: ArrayLike, higher_is_better: bool) -> NDArray[np.float64]:
-    vector = np.asarray(values, np.float64).ravel()  # float64: means of 1e5 differences of 1e-3
-    return vector if higher_is_better else -vector
+def _by_user(values: ArrayLike | ByUser) -> ByUser:
+    return values if isinstance(values, ByUser) else ByUser.of(values)
 
 
-def _paired(difference: NDArray[np.float64], low: float, high: float) -> Paired:
-    """Return the comparison behind differences (U,), not corrected yet."""
+def _differences(one: ByUser, other: ByUser, sign: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return by how much one is above another for each user (U,): in what they add to the means, and in values."""
+    if one.shares is None or other.shares is None:  # a record of an earlier version goes by its numbers alone
+        difference = sign * (one.numbers - other.numbers)
+        return difference, difference
+    return sign * (one.effects() - other.effects()), sign * (one.values() - other.values())
+
+
+def _paired(difference: NDArray[np.float64], own: NDArray[np.float64], low: float, high: float) -> Paired:
+    """Return the comparison behind differences (U,), not corrected yet; the users' `own` ones (U,) are counted."""
     known = difference[np.isfinite(difference)]
     mean, spread = float(known.mean()), float(known.std(ddof=1))
     p_value = _p_value(known, spread)
@@ -104,9 +174,9 @@ def _paired(difference: NDArray[np.float64], low: float, high: float) -> Paired:
         p_value=p_value,
         adjusted_p_value=p_value,
         effect_size=mean / spread if spread > 0 else 0.0 if mean == 0 else math.copysign(math.inf, mean),
-        wins=int(np.count_nonzero(known > 0)),
-        ties=int(np.count_nonzero(known == 0)),
-        losses=int(np.count_nonzero(known < 0)),
+        wins=int(np.count_nonzero(own > 0)),
+        ties=int(np.count_nonzero(own == 0)),
+        losses=int(np.count_nonzero(own < 0)),
     )
 
 

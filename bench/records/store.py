@@ -27,12 +27,14 @@ from numpy.typing import NDArray
 from recscale.errors import StoreError, UsageError
 from recscale.records.owners import owner_mark
 from recscale.records.record import SCHEMA_VERSION, Part, RunRecord
+from recscale.records.statistics import ByUser
 
 _LOCKS = ".locks"
 _WORK = ".work"
 _TRIALS = "trials"
 TOP_ITEMS = "cocluster.top_items"  # beside the per-user vectors
 HISTORY_SIZES = "user.history_size"  # and this
+WEIGHTS = "weight."  # and, before the name of a metric, how much each user counts in it
 _LEAST_ROOM_BYTES = 2**16
 LEAST_KEY_LETTERS = 6
 _BEGINNING = re.compile(f"[0-9a-f]{{{LEAST_KEY_LETTERS},64}}")
@@ -124,7 +126,12 @@ class Store:
 
     def per_user(self, record: RunRecord) -> dict[str, NDArray[Any]]:
         """Return the per-user metric vectors of a record, by metric name; empty for a failure."""
-        return {name: values for name, values in self._arrays(record).items() if name not in (TOP_ITEMS, HISTORY_SIZES)}
+        return {name: values for name, values in self._arrays(record).items() if _is_metric(name)}
+
+    def by_user(self, record: RunRecord) -> dict[str, ByUser]:
+        """Return the same with how much each user counts, which records of earlier versions do not say."""
+        found = self._arrays(record)
+        return {n: ByUser.of(values, found.get(WEIGHTS + n)) for n, values in found.items() if _is_metric(n)}
 
     def history_sizes(self, record: RunRecord) -> NDArray[np.int32] | None:
         """Return how many items the history of each test user (U,) has; None for a failure and in old records."""
@@ -135,16 +142,25 @@ class Store:
         return self._arrays(record).get(TOP_ITEMS) if record.coclusters else None
 
     def _arrays(self, record: RunRecord) -> dict[str, NDArray[Any]]:
-        pattern = f"[!.]*/{_slug(record.dataset)}/{_slug(record.protocol)}/{record.model}-{record.key[:16]}.npz"
-        for path in self.root.glob(pattern):
-            try:
-                with np.load(path, allow_pickle=False) as file:
-                    return {name: file[name] for name in file}
-            except Exception as error:  # garbage in a zip file fails in any way
-                raise StoreError(
-                    f"{path} holds no vectors of users: {error}; remove it with its record and run the job again"
-                ) from None
-        return {}
+        path = self._vectors_of(record)
+        if path is None or not path.exists():
+            return {}
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file}
+        except Exception as error:  # garbage in a zip file fails in any way
+            raise StoreError(
+                f"{path} holds no vectors of users: {error}; remove it with its record and run the job again"
+            ) from None
+
+    def _vectors_of(self, record: RunRecord) -> Path | None:
+        """Return where the vectors of a record lie; where several machines did its job, beside the very same record."""
+        pattern = f"[!.]*/{_slug(record.dataset)}/{_slug(record.protocol)}/{record.model}-{record.key[:16]}.json"
+        places = list(self.root.glob(pattern))
+        if len(places) > 1:
+            written = msgspec.json.encode(record)
+            places = [place for place in places if msgspec.json.encode(self._read(place)) == written]
+        return places[0].with_suffix(".npz") if places else None
 
     def records(self) -> list[RunRecord]:
         """Return every record of test users, sorted by its place. Files that hold none are listed in `unreadable`."""
@@ -268,6 +284,10 @@ def _damage(vectors: Path) -> str | None:
     except Exception as error:  # garbage fails in any way
         return f"no vectors of users: {error}"
     return f"no vectors of users: {torn} is damaged" if torn else None
+
+
+def _is_metric(name: str) -> bool:
+    return name not in (TOP_ITEMS, HISTORY_SIZES) and not name.startswith(WEIGHTS)
 
 
 def _slug(text: str) -> str:

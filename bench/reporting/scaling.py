@@ -237,6 +237,8 @@ def _break(growth: Growth) -> Cell:
 
 
 def _between(leaves: Break) -> str:
+    if leaves.ran_out_at is not None:
+        return "ran out there, "
     if not leaves.has_interval or leaves.low is None:
         return ""
     return f"{units.count(leaves.low)} {'or more' if leaves.high is None else f'to {units.count(leaves.high)}'}, "

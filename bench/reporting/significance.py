@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recscale.records.record import RunRecord, rises_with_quality
-from recscale.records.statistics import Paired, activity_slices, holm, paired, stars
+from recscale.records.statistics import ByUser, Paired, activity_slices, averaged, holm, paired, stars
 from recscale.reporting import units
 from recscale.reporting.comparisons import Comparison, Configuration
 from recscale.reporting.tables import NOTHING, Cell, Column, Grid, named
@@ -37,8 +37,8 @@ _LEAST_ROWS = 2
 class PerUser(Protocol):
     """Where the vectors over test users are: a store."""
 
-    def per_user(self, record: RunRecord) -> Mapping[str, NDArray[np.float32]]:
-        """Return the vectors (U,) of a record by the name of the metric."""
+    def by_user(self, record: RunRecord) -> Mapping[str, ByUser]:
+        """Return what a record has of each user, by the name of the metric."""
         ...
 
     def history_sizes(self, record: RunRecord) -> NDArray[np.int32] | None:
@@ -51,15 +51,15 @@ class UserFigures:
     """Reads the vectors of records, each once; without a source none is known."""
 
     source: PerUser | None = None
-    _kept: dict[str, Mapping[str, NDArray[np.float32]]] = field(default_factory=dict)
+    _kept: dict[tuple[str, str], Mapping[str, ByUser]] = field(default_factory=dict)
 
-    def vector(self, configuration: Configuration, metric: str) -> NDArray[np.float64] | None:
-        """Return a metric by user (U,), the mean over runs; None if it is not known of all of them."""
+    def vector(self, configuration: Configuration, metric: str) -> ByUser | None:
+        """Return a metric by user, the mean over runs; None if it is not known of all of them."""
         found = [self._of(record).get(metric) for record in configuration.records]
-        known = [values for values in found if values is not None]
-        if not known or len(known) < len(found) or len({len(values) for values in known}) > 1:
+        known = [vector for vector in found if vector is not None]
+        if not known or len(known) < len(found) or len({vector.n_users for vector in known}) > 1:
             return None
-        return np.mean(np.stack(known), axis=0, dtype=np.float64)  # type: ignore[no-any-return]
+        return averaged(known)
 
     def history_sizes(self, comparison: Comparison) -> NDArray[np.int32] | None:
         """Return the length of each user's history (U,), the same for all runs of a comparison; None if unknown."""
@@ -68,12 +68,13 @@ class UserFigures:
         found = (self.source.history_sizes(r) for c in comparison.succeeded for r in c.records[:1])
         return next((sizes for sizes in found if sizes is not None), None)
 
-    def _of(self, record: RunRecord) -> Mapping[str, NDArray[np.float32]]:
+    def _of(self, record: RunRecord) -> Mapping[str, ByUser]:
         if self.source is None:
             return {}
-        if record.key not in self._kept:
-            self._kept[record.key] = self.source.per_user(record)
-        return self._kept[record.key]
+        run = record.key, record.started_at  # a key is of a job, which several machines may have run
+        if run not in self._kept:
+            self._kept[run] = self.source.by_user(record)
+        return self._kept[run]
 
 
 def duel_table(comparison: Comparison, figures: UserFigures) -> Grid | None:
@@ -97,7 +98,7 @@ def duel_table(comparison: Comparison, figures: UserFigures) -> Grid | None:
     )
     rows = [(named(best), _mean(first, is_best=True), *[Cell(NOTHING)] * 7)]
     rows += [
-        (named(configuration), _mean(vector), *_cells(duel, float(first.mean())))
+        (named(configuration), _mean(vector), *_cells(duel, first.mean()))
         for (configuration, vector), duel in zip(rest, duels, strict=True)
     ]
     if spreads:
@@ -106,7 +107,7 @@ def duel_table(comparison: Comparison, figures: UserFigures) -> Grid | None:
         title="Against the best, user by user",
         columns=(Column("model", is_number=False), Column(metric), *map(Column, columns)),
         rows=tuple(rows),
-        note=_DUELS_MEANING.format(metric=metric, n_users=len(first)) + (_SEEDS_MEANING if spreads else ""),
+        note=_DUELS_MEANING.format(metric=metric, n_users=first.n_users) + (_SEEDS_MEANING if spreads else ""),
         is_sortable=True,
     )
 
@@ -116,17 +117,19 @@ def activity_table(comparison: Comparison, figures: UserFigures) -> Grid | None:
     known, sizes = _contenders(comparison, figures), figures.history_sizes(comparison)
     if sizes is None or len(known) < _LEAST_ROWS:
         return None
-    known = [(configuration, vector) for configuration, vector in known if len(vector) == len(sizes)]
+    known = [(configuration, vector) for configuration, vector in known if vector.n_users == len(sizes)]
     slices = activity_slices(sizes)
     if len(known) < _LEAST_ROWS or len(slices) < _LEAST_ROWS:
         return None
-    means = np.array([[vector[s.users].mean() for s in slices] for _, vector in known])  # (models, slices)
+    means = np.array([[vector.mean(s.users) for s in slices] for _, vector in known])  # (models, slices)
     order = np.argsort(-means if comparison.higher_is_better else means, axis=0, kind="stable")
     rows = tuple(
         (
             named(configuration),
             *(
                 Cell(units.score(value), float(value), is_best=order[0, j] == i, is_second=order[1, j] == i)
+                if np.isfinite(value)
+                else Cell(NOTHING)
                 for j, value in enumerate(means[i])
             ),
         )
@@ -164,12 +167,12 @@ def _of_the_two_best(comparison: Comparison, metric: str, figures: UserFigures) 
     scored.sort(key=lambda pair: pair[0] or 0.0, reverse=rises)
     vectors = [figures.vector(c, metric) for _, c in scored[:2]]
     known = [vector for vector in vectors if vector is not None]
-    if len(known) < _LEAST_ROWS or len(known[0]) != len(known[1]):
+    if len(known) < _LEAST_ROWS or known[0].n_users != known[1].n_users:
         return None
     return paired(known[0], known[1:], higher_is_better=rises, n_resamples=1)[0]
 
 
-def _contenders(comparison: Comparison, figures: UserFigures) -> list[tuple[Configuration, NDArray[np.float64]]]:
+def _contenders(comparison: Comparison, figures: UserFigures) -> list[tuple[Configuration, ByUser]]:
     """Return the best configuration of each model with its vector, those without left out, the best first."""
     metric = comparison.metric
     if metric is None:
@@ -177,7 +180,7 @@ def _contenders(comparison: Comparison, figures: UserFigures) -> list[tuple[Conf
     best = [next((c for c in members if c.succeeded), None) for members in comparison.by_model().values()]
     found = [(c, figures.vector(c, metric)) for c in best if c is not None]
     known = [(c, vector) for c, vector in found if vector is not None]
-    return [(c, vector) for c, vector in known if len(vector) == len(known[0][1])]
+    return [(c, vector) for c, vector in known if vector.n_users == known[0][1].n_users]
 
 
 def _cells(duel: Paired, best: float) -> tuple[Cell, ...]:
@@ -192,8 +195,8 @@ def _cells(duel: Paired, best: float) -> tuple[Cell, ...]:
     )
 
 
-def _mean(vector: NDArray[np.float64], *, is_best: bool = False) -> Cell:
-    value = float(vector.mean())
+def _mean(vector: ByUser, *, is_best: bool = False) -> Cell:
+    value = vector.mean()
     return Cell(units.score(value), value, is_best=is_best)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,10 +58,7 @@ def checkpoint_at(path: Path, spent: Callable[[], SpentBefore]) -> Checkpoint:
 
     def keep() -> None:
         found = msgspec.structs.replace(spent(), written_ns=path.stat().st_mtime_ns)
-        finite = {
-            name: [point for point in series if math.isfinite(point[1])] for name, series in found.history.items()
-        }
-        write_whole(_beside(path), msgspec.json.encode(msgspec.structs.replace(found, history=finite)))
+        write_whole(_beside(path), msgspec.json.encode(found))
 
     return Checkpoint(path, INTERVAL_SECONDS, keep)
 

@@ -16,7 +16,7 @@ from recscale.records.record import JUDGE, SCHEMA_VERSION, Part, Phase, RunRecor
 FIT_FILE, FITTED_FILE = "model.npz", "fitted.json"  # in the folder of a worker: a saved model, and the Fitted of it
 PER_USER_FILE, COCLUSTER_FILE = "per_user.npz", "coclusters.npz"  # there too: arrays that go into the store
 MEMORY_FAILURES = ("refused", "out_of_memory")
-CLEARLY_LARGER = 1.25  # free memory, the budget where none is given, is never the same twice
+CLEARLY_LARGER = 1.25  # free memory, the limit where none is given, is never the same twice
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -136,17 +136,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         trial = "" if self.evaluated_on == "test" else ", trial on validation users"
         return f"{self.text} on {self.data.text}, {self.data.protocol_text}, seed {self.seed}{trial}"
 
-    def is_settled_by(self, record: RunRecord, overwrite: str) -> bool:
+    def is_settled_by(self, record: RunRecord, overwrite: str, asked: Budget) -> bool:
         """Tell whether `record` makes running this job again needless.
 
-        A finished record settles it if it has every metric asked for and what it took is within the budget; one that
-        was pruned does where this job may be, too. A failure settles it unless `overwrite` is "failed", or it failed
-        for want of memory or time and the budget is clearly larger now.
+        A finished record settles it if it has every metric asked for and keeps to the budget that a person has `asked`
+        for, without the share of the free memory that is the limit where none is given; one that was pruned does where
+        this job may be, too. A failure settles it unless `overwrite` is "failed", or it failed for want of memory or
+        time and the limit is clearly larger now.
         """
         if overwrite == "always":
             return False
         if record.status == "ok":
-            return set(self.metrics) <= set(record.metrics) and self._affords(record)
+            return set(self.metrics) <= set(record.metrics) and _keeps_to(asked, record)
         if record.status == "pruned":
             return self.may_be_pruned
         if overwrite == "failed":
@@ -160,14 +161,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             return True
         now, then = (float("inf") if limit is None else limit for limit in pairs[record.status])
         return now <= then * CLEARLY_LARGER
-
-    def _affords(self, record: RunRecord) -> bool:
-        """Tell whether what a finished job took is within the budget of this one."""
-        seconds = sum(phase.wall_seconds for name, phase in record.phases.items() if name != JUDGE)
-        time_limit, memory_limit = self.limits.timeout_seconds, self.limits.max_memory_bytes
-        return (time_limit is None or seconds <= time_limit) and (
-            memory_limit is None or (record.peak_rss_bytes or 0) <= memory_limit
-        )
 
     def blank_record(self) -> dict[str, Any]:
         """Return the fields of a record that are known before the job runs."""
@@ -230,6 +223,21 @@ class Request(msgspec.Struct, kw_only=True):
     plugins: list[str] = []
     limits: Budget = Budget()
     deadline_seconds: float | None = None
+
+
+def _keeps_to(budget: Budget, record: RunRecord) -> bool:
+    """Tell whether a finished job was held to limits as tight as those of `budget`, or took no more than they allow.
+
+    The first is for memory: a limit counts private pages alone, and a peak all that lie in memory.
+    """
+    phases = [phase for name, phase in record.phases.items() if name != JUDGE]
+    took = {
+        "timeout_seconds": sum(phase.wall_seconds for phase in phases),
+        "max_memory_bytes": record.peak_rss_bytes or 0,
+        "max_gpu_memory_bytes": max((phase.peak_device_bytes or 0 for phase in phases), default=0),
+    }
+    limits = {name: (getattr(budget, name), getattr(record, name) or math.inf) for name in took}
+    return all(limit is None or min(held_to, took[name]) <= limit for name, (limit, held_to) in limits.items())
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import selectors
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from recscale.errors import RecscaleError
 from recscale.measuring.budget import machine_memory_limit
-from recscale.measuring.machine import fingerprint, torch_device
+from recscale.measuring.machine import fingerprint, torch_device, usable_cores
 from recscale.running.executor import TICK_SECONDS, Start
 from recscale.running.job import Request
 from recscale.running.process import WorkerProcess
@@ -52,8 +51,8 @@ class LocalExecutor:
 
     @property
     def n_cores(self) -> int:
-        """The cores that this process may run on."""
-        return len(os.sched_getaffinity(0))
+        """The cores that this process may keep busy."""
+        return usable_cores()
 
     @property
     def memory_bytes(self) -> int:

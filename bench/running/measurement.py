@@ -17,7 +17,7 @@ import msgspec
 from recscale.errors import DeadlineExceeded, FitWarning, RecscaleError
 from recscale.measuring.budget import limit_gpu_memory
 from recscale.records.record import JUDGE, Phase
-from recscale.records.store import HISTORY_SIZES, TOP_ITEMS
+from recscale.records.store import HISTORY_SIZES, TOP_ITEMS, WEIGHTS
 from recscale.running.checkpoints import checkpoint_at, spent_before, together
 from recscale.running.job import (
     COCLUSTER_FILE,
@@ -181,7 +181,9 @@ class Measurement:
         if result.ties_matter:
             outcome["warnings"] += [f"ties matter: MRR {result.mrr_pessimistic:.4f} to {result.mrr_optimistic:.4f}"]
         sizes = test.history.indptr[1:] - test.history.indptr[:-1]
-        _write_vectors(self.folder / PER_USER_FILE, result.per_user | {HISTORY_SIZES: sizes.astype("int32")})
+        weights = {WEIGHTS + name: values for name, values in result.weights.items()}
+        beside = {HISTORY_SIZES: sizes.astype("int32"), **weights}
+        _write_vectors(self.folder / PER_USER_FILE, result.per_user | beside)
 
     def _time_single_users(self, model: Any, test: Any) -> None:
         """Time scores and updates of one user at a time."""

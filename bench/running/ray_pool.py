@@ -7,7 +7,6 @@ asked for again, `RETRIES` times, and is a failure after that.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import socket
@@ -24,7 +23,7 @@ import numpy as np
 
 from recscale.errors import DeviceUnavailable, RecscaleError, UsageError
 from recscale.measuring.budget import machine_memory_limit
-from recscale.measuring.machine import torch_device
+from recscale.measuring.machine import torch_device, usable_cores
 from recscale.measuring.size import format_bytes
 from recscale.records.owners import owner_mark
 from recscale.running.executor import TICK_SECONDS, Start, load_ray
@@ -280,7 +279,7 @@ def connect(ray: Any, address: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         own = {
-            "num_cpus": len(os.sched_getaffinity(0)),
+            "num_cpus": usable_cores(),
             "_memory": machine_memory_limit(),
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": False,

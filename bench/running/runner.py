@@ -126,7 +126,7 @@ class Runner:
         for job in once.values():
             plan.jobs.append(job)
             record = self._stored(job)
-            if record is not None and job.is_settled_by(record, self.overwrite):
+            if record is not None and job.is_settled_by(record, self.overwrite, self.suite.limits()):
                 plan.settled[job.key] = record
             plan.forecasts[job.key] = forecast = self._past_fits.forecast(job)
             if reason := why_refused(job, forecast.memory):
@@ -196,7 +196,7 @@ class Runner:
 
     def _is_news(self, job: Job, record: RunRecord) -> bool:
         """Tell whether another runner has settled `job` since the plan was made."""
-        return self.overwrite != "always" and job.is_settled_by(record, self.overwrite)
+        return self.overwrite != "always" and job.is_settled_by(record, self.overwrite, self.suite.limits())
 
     def _start(self, job: Job, claim: contextlib.ExitStack, later: list[Job]) -> _Running:
         shares = self.executor.shares_fits
@@ -239,21 +239,35 @@ class Runner:
                 records[one.job.key] = self._keep(one.job, one.outcome(), one)
 
     def _keep(self, job: Job, outcome: dict[str, Any], one: _Running | None = None) -> RunRecord:
-        """Store the record of an ended job, at once; return it."""
-        fields = job.blank_record() | outcome
-        start = one.worker.start if one else None
-        fields["machine"] = start.machine if start else self._machine
-        fields["commit"] = self._commit
-        fields["calibration"] = start.calibration if start else {}
-        fields["started_at"] = start.at if start else datetime.now(UTC).isoformat(timespec="seconds")
-        fields["job_wall_seconds"] = one.worker.wall_seconds if one else None
-        record = msgspec.convert(fields, RunRecord)
-        has_arrays = record.status == "ok" and job.evaluated_on == "test"
-        self.store.put(record, _arrays(one.worker.folder) if one is not None and has_arrays else {})
+        """Store the record of an ended job, at once, unless it failed and a finished one is there; return it."""
+        record = self._record(job, outcome, one)
+        before = None if record.status == "ok" else self._stored(job)
+        is_kept = before is not None and before.status == "ok"
+        if not is_kept:
+            has_arrays = record.status == "ok" and job.evaluated_on == "test"
+            self.store.put(record, _arrays(one.worker.folder) if one is not None and has_arrays else {})
         if one is not None and record.status != "timeout":  # with more time it goes on from there
             forget_checkpoint(job, self.store.work_folder())
         self.display.finished(job, record)
+        if is_kept:
+            self.display.note(f"  the store keeps the finished record of {job.label}, in place of this failure")
         return record
+
+    def _record(self, job: Job, outcome: dict[str, Any], one: _Running | None) -> RunRecord:
+        """Return the record of an ended job: an error where its outcome fits none."""
+        start = one.worker.start if one else None
+        of_run = {
+            "machine": start.machine if start else self._machine,
+            "commit": self._commit,
+            "calibration": start.calibration if start else {},
+            "started_at": start.at if start else datetime.now(UTC).isoformat(timespec="seconds"),
+            "job_wall_seconds": one.worker.wall_seconds if one else None,
+        }
+        try:
+            return msgspec.convert(job.blank_record() | outcome | of_run, RunRecord)
+        except msgspec.ValidationError as error:
+            failure = {"status": "error", "reason": f"what the worker wrote is no record: {error}"}
+            return msgspec.convert(job.blank_record() | failure | of_run, RunRecord)
 
     def _stored(self, job: Job) -> RunRecord | None:
         self.store.unreadable.clear()

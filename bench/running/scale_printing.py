@@ -75,6 +75,8 @@ def _prediction(largest: Prediction, write: Callable[[float | None], str]) -> li
 def _break(leaves: Break) -> list[str]:
     """Return where a limit is left, and the interval of that."""
     at = _FAR if leaves.at is None else format_count(leaves.at)
+    if leaves.ran_out_at is not None:
+        return [at, "ran out there"]
     if not leaves.has_interval:
         return [at, MISSING]
     if leaves.low is None:

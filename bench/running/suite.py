@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from recscale.errors import Skipped, UnknownName, UsageError
 from recscale.evaluation.metrics import DEFAULT_METRICS, check_metrics
 from recscale.evaluation.protocols import resolve_protocol
 from recscale.measuring.budget import Budget, parse_bytes, parse_seconds
-from recscale.measuring.machine import torch_device
+from recscale.measuring.machine import torch_device, usable_cores
 from recscale.running.executor import ExecutorName, load_ray
 from recscale.running.job import Data, Job, Prepared
 from recscale.running.references import grid, parse_reference, resolve_data, text_of, without_defaults
@@ -130,7 +129,7 @@ def expand(
     `device_of` returns the device for the one requested and those that a model can use, as `torch_device` does here.
     """
     shape = Shape(prepared.n_train_users, prepared.n_items, prepared.n_train_interactions, prepared.n_train_pairs)
-    n_threads = suite.threads or max(1, len(os.sched_getaffinity(0)) // suite.jobs)
+    n_threads = suite.threads or max(1, usable_cores() // suite.jobs)
     metrics = suite.metrics or list(DEFAULT_METRICS[data.protocol])
     jobs = []
     for entry, spec, model in _configurations(suite, data):

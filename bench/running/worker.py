@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 import sys
 import time
@@ -56,8 +57,8 @@ class Reporter:
         self.send(event="phase", name=phase)
 
     def log(self, name: str, step: int, value: float) -> None:
-        """Take what a model logs: `progress` is shown, everything else is shown and kept."""
-        if name != "progress":
+        """Take what a model logs: `progress` is shown, everything else is shown, and kept if it is a finite number."""
+        if name != "progress" and math.isfinite(value):  # JSON has no other numbers
             series = self.history.setdefault(name, [])
             if len(series) < MAX_HISTORY:
                 series.append([step, float(value)])
@@ -121,7 +122,7 @@ def _serve(request: Request, folder: Path, reporter: Reporter, started: float) -
         from recscale.measuring.machine import calibrate
 
         reporter.begin("calibrate")
-        return {"calibration": calibrate()}
+        return {"calibration": calibrate(n_threads=int(os.environ["OMP_NUM_THREADS"]))}
     if request.task == "run" and request.job is not None:
         return _run(request, request.job, folder, reporter, started)
     raise RecscaleError(f"no worker task named {request.task!r}")

@@ -9,6 +9,7 @@ from recscale.contract import HeldOut
 from recscale.errors import UsageError
 from recscale.evaluation.evaluate import evaluate
 from recscale.evaluation.ranking import listed_entries, rank
+from recscale.records.statistics import ByUser
 
 
 def places(rows, n_items):
@@ -31,6 +32,7 @@ def test_hits_are_counted_over_the_rated_items_of_the_list_alone():
     assert result.means["rated_precision@4"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert result.means["precision@4"] == pytest.approx((1 / 4 + 2 / 4 + 0) / 3)
     np.testing.assert_allclose(result.per_user["rated_precision@4"], [1 / 2 * 1.5, 2 / 3 * 1.5, 0], rtol=1e-6)
+    assert result.weights["rated_precision@4"].tolist() == [1, 1, 0] and list(result.weights) == ["rated_precision@4"]
     assert result.standard_errors["rated_precision@4"] == pytest.approx(1 / 12 * 1.5 * (2 / 3) ** 0.5 / 3**0.5)
 
 
@@ -41,6 +43,24 @@ def test_where_no_list_holds_a_rated_item_the_precision_is_0_and_a_number():
 
     assert result.means == result.standard_errors == {"rated_precision@3": 0.0}
     assert result.per_user["rated_precision@3"].tolist() == [0.0]
+
+
+def test_the_effects_of_users_have_the_mean_and_the_standard_error_of_the_metric():
+    rng = np.random.default_rng(4)
+    kind = rng.choice(4, (80, 60), p=[0.8, 0.1, 0.05, 0.05])  # nothing, history, target, disliked
+    kind[:, 0] = 2
+    held_out = HeldOut(*(sp.csr_array((kind == part).astype(np.float32)) for part in (1, 2, 3)))
+    scores = rng.standard_normal((60, 60)).astype(np.float32)
+    name = "rated_precision@9"
+
+    result = evaluate(lambda history: history @ scores, held_out, [name])
+
+    found = ByUser.of(result.per_user[name], result.weights[name])
+    effects = found.effects()
+    assert 0 < np.count_nonzero(result.weights[name]) < 80
+    assert effects.mean() == pytest.approx(result.means[name]) == found.mean()
+    assert effects.std() / 80**0.5 == pytest.approx(result.standard_errors[name])
+    assert effects[result.weights[name] == 0] == pytest.approx(result.means[name])
 
 
 @pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])

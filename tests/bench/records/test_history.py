@@ -6,6 +6,7 @@ import pytest
 from recscale.errors import UnknownName, UsageError
 from recscale.records.history import Wanted, histories
 from recscale.records.record import Phase, RunRecord
+from recscale.records.statistics import ByUser
 
 MB = 2**20
 USERS = np.random.default_rng(0).random(200)
@@ -20,8 +21,9 @@ class Kept:
     def records(self):
         return [record for record, _ in self.jobs]
 
-    def per_user(self, record):
-        return next(vectors for one, vectors in self.jobs if one is record)
+    def by_user(self, record):
+        vectors = next(vectors for one, vectors in self.jobs if one is record)
+        return {name: ByUser.of(values) for name, values in vectors.items()}
 
 
 def run(day, *, scale=1.0, model="ease", seed=0, **changes):
@@ -112,6 +114,37 @@ def test_a_failure_is_a_version_without_values():
     assert series(found, "parameters").values == [1_000, None, 1_000]
     assert verdicts(found, "ndcg@100") == ["worse", "better"]
     assert "out_of_memory now: 9 GB" in series(found, "ndcg@100").steps[0].note
+
+
+def test_seeds_that_finished_have_values_and_steps_where_another_fails():
+    failed = {"status": "error", "reason": "why", "phases": {}, "metrics": {}}
+
+    found = one(run(1), run(1, seed=1, **failed), run(2, scale=0.9), run(2, seed=1, **failed))
+
+    assert [version.status for version in found.versions] == ["error", "error"]
+    assert series(found, "ndcg@100").values == pytest.approx([USERS.mean(), 0.9 * USERS.mean()])
+    assert (verdicts(found, "ndcg@100"), verdicts(found, "parameters")) == (["worse"], ["level"])
+    assert "200 worse" in series(found, "ndcg@100").steps[0].note
+
+
+def test_a_new_failure_of_one_seed_is_a_step_of_every_figure():
+    failed = {"status": "timeout", "reason": "1 h", "phases": {}, "metrics": {}}
+
+    found = one(run(1), run(1, seed=1), run(2, scale=1.1), run(2, seed=1, **failed))
+
+    assert {step.verdict for s in found.series for step in s.steps} == {"worse"}
+    assert {step.note for s in found.series for step in s.steps} == {"seed 1: ok before, timeout now: 1 h"}
+
+
+def test_a_fit_that_was_resumed_is_no_step_of_time_and_memory():
+    slow = {"fit": Phase(wall_seconds=9.0, cpu_seconds=9.0, start_rss_bytes=100 * MB, peak_rss_bytes=900 * MB)}
+
+    found = one(run(1), run(2, phases=slow, n_resumptions=2))
+
+    for quantity in ("memory of fit", "time of fit"):
+        (step,) = series(found, quantity).steps
+        assert (step.verdict, step.change, step.note) == ("not compared", None, "a fit was resumed")
+    assert verdicts(found, "parameters") == ["level"]
 
 
 def test_without_commits_the_code_tells_versions_apart_and_a_store_where_the_code_is_the_same():

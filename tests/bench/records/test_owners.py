@@ -46,3 +46,41 @@ def test_a_process_with_the_number_of_a_dead_one_is_not_taken_for_it(tmp_path):
     remove_abandoned(tmp_path)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_files_of_another_container_stay_whatever_runs_under_its_numbers_here(tmp_path):
+    boot, pid, start = owner_mark().split("-")
+    kernel, _, namespace = boot.rpartition(".")
+    of_another = f"{kernel}.{int(namespace) + 1}-{pid}-{int(start) - 1}-job"
+    (tmp_path / of_another).mkdir()
+
+    remove_abandoned(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == [of_another]
+
+
+def test_a_process_in_a_container_of_its_own_has_another_mark(tmp_path):
+    command = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        sys.executable,
+        "-c",
+        PRINT_MARK,
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here")
+    if done.returncode != 0:
+        pytest.skip(f"no namespace can be made here: {done.stderr.strip()}")
+    mark = done.stdout.strip()
+    (tmp_path / f"{mark}-job").mkdir()
+
+    remove_abandoned(tmp_path)
+
+    assert mark.split("-")[0] != owner_mark().split("-")[0]
+    assert [path.name for path in tmp_path.iterdir()] == [f"{mark}-job"]

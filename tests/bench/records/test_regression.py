@@ -9,6 +9,7 @@ import pytest
 from recscale.errors import UsageError
 from recscale.records.record import Phase, RunRecord
 from recscale.records.regression import Tolerances, counts, regressions
+from recscale.records.statistics import ByUser
 
 SEEDS = (0, 1, 2)
 N_USERS = 300
@@ -24,8 +25,9 @@ class Kept:
     def records(self):
         return [record for record, _ in self.jobs]
 
-    def per_user(self, record):
-        return next(vectors for one, vectors in self.jobs if one.key == record.key)
+    def by_user(self, record):
+        vectors = next(vectors for one, vectors in self.jobs if one.key == record.key)
+        return {name: ByUser.of(values) for name, values in vectors.items()}
 
     def changed(self, change, vectors=lambda values: values):
         """Return a copy with `change` made to every record of EASE, and `vectors` to its figures by user."""
@@ -230,6 +232,94 @@ def test_a_job_that_fails_now_is_worse_and_one_that_no_longer_does_better(baseli
     assert "ok before, out_of_memory now: 23 GB on top of 1" in findings[0].note
     assert verdicts(regressions(baseline.changed(fail), baseline)) == {("ease[k=50]", "status"): "better"}
     assert verdicts(regressions(baseline.changed(fail), baseline.changed(fail))) == {}
+
+
+def ease(store, *seeds):
+    """Return the records of EASE with these seeds."""
+    return [record for record in store.records() if record.model == "ease" and record.seed in seeds]
+
+
+def test_the_gravest_of_several_changes_of_status_counts(baseline):
+    before, after = copy.deepcopy(baseline), copy.deepcopy(baseline)
+    for record in ease(before, 0):
+        record.status = "error"
+    for record in ease(after, 1, 2):
+        record.status, record.reason = "out_of_memory", "9 GB"
+
+    (status,) = [f for f in regressions(before, after) if f.quantity == "status"]
+
+    assert status.verdict == "worse"
+    assert status.note == (
+        "seed 1: ok before, out_of_memory now: 9 GB; seed 2: ok before, out_of_memory now: 9 GB;"
+        " seed 0: error before, ok now"
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_seeds_that_finished_are_compared_where_another_fails_on_both_sides(baseline, seed):
+    before = copy.deepcopy(baseline)
+    for record in ease(before, seed):
+        record.status = "error"
+
+    findings = regressions(before, before.changed(nothing, lambda values: 0.5 * values))
+
+    assert verdicts(findings) == {("ease[k=50]", "ndcg@100"): "worse", ("ease[k=50]", "mrr"): "worse"}
+    assert [f.note for f in findings if f.quantity == "status"] == ["error, as before"]
+
+
+def test_seeds_that_finished_are_compared_where_another_fails_now(baseline):
+    after = baseline.changed(nothing, lambda values: 0.5 * values)
+    for record in ease(after, 1):
+        record.status = "timeout"
+
+    found = {f.quantity: f for f in regressions(baseline, after) if f.job == "ease[k=50]"}
+
+    assert [found[name].verdict for name in ("status", "ndcg@100", "parameters")] == ["worse", "worse", "level"]
+    kept = [vectors["ndcg@100"].mean() for record, vectors in baseline.jobs if record in ease(baseline, 0, 2)]
+    assert found["ndcg@100"].baseline == pytest.approx(np.mean(kept))
+
+
+@pytest.mark.parametrize("seeds", [(0,), (1, 2)])
+def test_seeds_on_another_split_are_never_compared_nor_averaged(baseline, seeds):
+    other = copy.deepcopy(baseline)
+    for record in ease(other, *seeds):
+        record.split_fingerprint = "t" * 64
+
+    for before, after in ((baseline, other), (other, baseline), (other, other)):
+        (finding,) = [f for f in regressions(before, after) if f.job == "ease[k=50]"]
+        assert (finding.quantity, finding.verdict) == ("run", "not compared")
+        assert finding.note == "split fingerprint differs over the seeds: ssssssss, tttttttt"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("shrunk_from", "f" * 64, "the fit is shared with another size in some of the runs alone"),
+        ("n_resumptions", 1, "a fit was resumed"),
+    ],
+)
+def test_a_fit_that_was_shared_or_resumed_is_not_compared_with_one_that_was_not(baseline, field, value, told):
+    def change(record):
+        record.phases["fit"].wall_seconds *= 3
+        record.phases["fit"].peak_rss_bytes *= 2
+        setattr(record, field, value)
+
+    findings = regressions(baseline, baseline.changed(change))
+
+    assert verdicts(findings) == {
+        ("ease[k=50]", "memory of fit"): "not compared",
+        ("ease[k=50]", "time of fit"): "not compared",
+    }
+    assert {f.note for f in findings if f.verdict == "not compared"} == {told}
+
+
+def test_fits_that_are_shared_on_both_sides_are_compared(baseline):
+    def share(record):
+        record.shrunk_from = "f" * 64
+
+    shared = baseline.changed(share)
+
+    assert verdicts(regressions(shared, shared.changed(slower(2)))) == {("ease[k=50]", "time of fit"): "worse"}
 
 
 def test_other_data_or_splits_are_never_compared(baseline):

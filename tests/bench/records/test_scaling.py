@@ -85,6 +85,59 @@ def test_a_failure_stands_among_the_runs_and_not_in_the_law():
     assert line.growths[0].exponent == pytest.approx(2)
 
 
+def linear(n, **changes):
+    """Return a run on n users that takes a million bytes a user."""
+    fit = Phase(wall_seconds=0.01 * n, cpu_seconds=1, start_rss_bytes=BASE, peak_rss_bytes=BASE + 10**6 * n)
+    return record(n / 8_000, n=n, **({"phases": {"fit": fit}, "max_memory_bytes": BASE + 10**11} | changes))
+
+
+def test_a_limit_is_left_no_later_than_at_the_size_that_ran_out():
+    sizes = [linear(n) for n in (1_000, 2_000, 4_000)]
+    broken = linear(8_000, status="out_of_memory", phases={}, metrics={})
+
+    alone, found = growths(sizes)["memory of the fit"].leaves, growths([*sizes, broken])["memory of the fit"].leaves
+
+    assert (alone.at, alone.ran_out_at) == (pytest.approx(100_000), None)
+    assert (found.at, found.low, found.high, found.ran_out_at) == (8_000, 8_000, 8_000, 8_000)
+    assert growths([*sizes[1:], broken])["memory of the fit"].leaves.at == 8_000
+    assert growths([*sizes, broken])["time of the fit"].leaves.at == pytest.approx(64_000)
+
+
+def test_a_time_out_ends_the_time_and_not_the_memory():
+    sizes = [linear(n) for n in (1_000, 2_000, 4_000)]
+
+    found = growths([*sizes, linear(8_000, status="timeout", phases={}, metrics={})])
+
+    assert found["time of the fit"].leaves.at == 8_000
+    assert found["memory of the fit"].leaves.at == pytest.approx(100_000)
+
+
+def test_what_ran_out_of_less_than_the_limit_or_below_a_size_that_finished_ends_nothing():
+    sizes = [linear(n) for n in (1_000, 2_000, 4_000)]
+    less = linear(8_000, status="out_of_memory", phases={}, metrics={}, max_memory_bytes=BASE + 10**9)
+    flaky = linear(2_000, seed=1, status="out_of_memory", phases={}, metrics={})
+    refused = linear(8_000, status="refused", phases={}, metrics={})
+
+    for broken in (less, flaky, refused):
+        (family,) = families([*sizes, broken])
+        (line,) = scaling(family, limits={"max_memory_bytes": BASE + 10**11}).lines
+        assert line.growths[0].leaves.at == pytest.approx(100_000)
+        assert line.growths[0].leaves.ran_out_at is None
+
+
+def test_a_run_that_ran_out_on_the_gpu_ends_the_memory_of_the_gpu():
+    def on_gpu(n, **changes):
+        fit = Phase(wall_seconds=1, cpu_seconds=1, peak_device_bytes=10**6 * n)
+        return linear(n, **({"device_used": "cuda:0", "phases": {"fit": fit}} | changes))
+
+    sizes = [on_gpu(n, max_gpu_memory_bytes=10**11) for n in (1_000, 2_000, 4_000)]
+    broken = on_gpu(8_000, device_used=None, status="out_of_gpu_memory", phases={}, metrics={})
+
+    (family,) = families([*sizes, broken])
+    (line,) = scaling(family, limits={"max_gpu_memory_bytes": 10**11}).lines
+    assert line.growths[0].leaves.at == 8_000
+
+
 def test_where_one_size_finished_there_is_nothing_to_fit():
     found = growths([record(0.5), failed(1)])
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from recscale.errors import DataError, UsageError
-from recscale.records.statistics import activity_slices, bootstrap_means, holm, paired
+from recscale.records.statistics import ByUser, activity_slices, averaged, bootstrap_means, holm, paired
 
 
 def two_models(n_users=500, gap=0.05, seed=0):
@@ -83,6 +83,79 @@ def test_users_without_a_figure_are_left_out():
     assert found.n_users == 400
     assert found.p_value == pytest.approx(expected.pvalue, rel=1e-9)
     assert found.low < found.difference < found.high
+
+
+def weighed(values, weights):
+    """Return what the store keeps of values and weights."""
+    weights = np.asarray(weights, np.float64)
+    return ByUser.of(weights / weights.mean() * np.asarray(values, np.float32), weights.astype(np.float32))
+
+
+def test_users_are_counted_by_their_values_where_both_models_have_one():
+    n_users = 1_000
+    has_one = np.arange(n_users) % 3 == 0
+    everywhere = weighed(np.full(n_users, 0.8), np.ones(n_users))
+
+    level = paired(everywhere, [weighed(np.where(has_one, 0.8, 0), has_one)])[0]
+    better = paired(weighed(np.where(has_one, 0.85, 0), has_one), [everywhere])[0]
+
+    assert (level.wins, level.ties, level.losses) == (0, has_one.sum(), 0)
+    assert (level.difference, level.p_value, level.low, level.high) == (0, 1, 0, 0)
+    assert (better.wins, better.ties, better.losses) == (has_one.sum(), 0, 0)
+    assert better.difference == pytest.approx(0.05) and better.p_value < 1e-9
+
+
+def test_the_interval_of_weighed_models_is_that_of_drawing_users_again():
+    rng = np.random.default_rng(3)
+    values, weights = rng.random((2, 400)).astype(np.float32), rng.integers(0, 9, (2, 400)).astype(np.float64)
+
+    found = paired(weighed(values[0], weights[0]), [weighed(values[1], weights[1])], n_resamples=9_999)[0]
+
+    drawn = rng.integers(0, 400, (9_999, 400))
+    means = (weights[:, drawn] * values[:, drawn]).sum(2) / weights[:, drawn].sum(2)  # of either model, (2, R)
+    low, high = np.percentile(means[0] - means[1], [2.5, 97.5])
+    whole = (weights * values).sum(1) / weights.sum(1)
+    assert found.difference == pytest.approx(whole[0] - whole[1], abs=1e-7)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.05 * (high - low))
+    both = (weights > 0).all(0)
+    assert (found.wins, found.losses) == tuple((both & (values[i] > values[1 - i])).sum() for i in (0, 1))
+
+
+def test_numbers_without_weights_are_compared_as_they_are():
+    one, other = two_models()
+    weights = np.random.default_rng(2).integers(1, 9, len(one))
+    new = weighed(one, weights)
+
+    assert paired(ByUser.of(new.numbers), [other]) == paired(new, [other]) == paired(new.numbers, [other])
+
+
+def test_a_mean_over_some_users_weighs_them():
+    found = weighed([1.1, 1.1, 0.9, 0.5], [1, 1, 8, 0])
+
+    assert found.mean() == pytest.approx((2 * 1.1 + 8 * 0.9) / 10)
+    assert [found.mean(np.array(users, bool)) for users in ([1, 1, 0, 0], [0, 1, 1, 0])] == pytest.approx(
+        [1.1, 8.3 / 9]
+    )
+    assert math.isnan(found.mean(np.array([False, False, False, True])))
+    assert ByUser.of([1.0, 2.0, np.nan]).mean() == 1.5
+
+
+def test_runs_are_averaged_with_their_weights():
+    runs = [weighed([1.0, 0.5, 0.0], [1, 1, 0]), weighed([0.5, 0.5, 1.0], [1, 2, 1])]
+
+    found = averaged(runs)
+
+    assert found.mean() == pytest.approx((0.75 + 2.5 / 4) / 2)
+    assert found.values() == pytest.approx([(1.5 + 0.375) / (1.5 + 0.75), 0.5, 1.0])
+    assert averaged([runs[0], ByUser.of(runs[1].numbers)]).shares is None
+
+
+def test_a_metric_in_which_nobody_counts_is_level_with_nothing():
+    nobody = ByUser.of(np.zeros(3), np.zeros(3))
+
+    found = paired(nobody, [nobody])[0]
+
+    assert (found.difference, found.wins, found.ties, found.losses) == (0, 0, 0, 0)
 
 
 def test_a_family_is_corrected_together():

@@ -59,6 +59,32 @@ def test_a_record_comes_back_as_it_was_put_with_its_vectors(tmp_path):
     np.testing.assert_array_equal(store.per_user(record)["ndcg@100"], np.array([0.0, 0.5], np.float32))
 
 
+def test_weights_lie_beside_the_metrics_that_have_them_and_are_no_metric(tmp_path):
+    store, old = Store(tmp_path / "new"), Store(tmp_path / "old")
+    metrics = {"mse": np.array([0.5, 1.5]), "mrr": np.array([1, 0.5], np.float32)}
+
+    store.put(record_of(), metrics | {"weight.mse": np.array([1, 3], np.float32)})
+    old.put(record_of(), metrics)
+
+    assert set(store.per_user(record_of())) == set(store.by_user(record_of())) == {"mse", "mrr"}
+    assert store.by_user(record_of())["mse"].shares.tolist() == [0.5, 1.5]
+    assert store.by_user(record_of())["mse"].values().tolist() == [1, 1]
+    assert store.by_user(record_of())["mrr"].shares is old.by_user(record_of())["mse"].shares is None
+
+
+def test_vectors_are_those_of_the_machine_that_made_the_record(tmp_path):
+    for machine, value in (("amd", 0.4), ("zen", 0.5)):
+        record = record_of(metrics={"ndcg@100": value}, started_at=f"on {machine}")
+        Store(tmp_path, machine).put(record, {"ndcg@100": np.full(3, value)})
+    Store(tmp_path, "arm").put(record_of(status="error", reason="no such instruction", metrics={}))
+
+    store = Store(tmp_path)
+    found = [store.per_user(record) for record in store.records()]
+
+    assert [vectors["ndcg@100"].tolist() for vectors in found if vectors] == [[0.4] * 3, [0.5] * 3]
+    assert len(found) == 3
+
+
 @pytest.mark.parametrize("content", [b"", b"no vectors", b"PK\x03\x04 cut short"])
 def test_vectors_that_cannot_be_read_are_one_line_that_names_the_file(tmp_path, content):
     store = Store(tmp_path, "machine")

@@ -101,6 +101,15 @@ def test_the_table_has_exponents_limits_and_ratios(scaled):
     assert cells["did not finish"].text == ""
 
 
+def test_the_table_says_where_a_limit_was_seen_to_be_left(scaled):
+    table = growth_table(families([scaled(0.25), scaled(0.5), broken(scaled(1))]))
+
+    cells = {column.heading: cell for column, cell in zip(table.columns, table.rows[0], strict=True)}
+    assert (cells["limit of memory left at"].text, cells["limit of memory left at"].value) == ("1 k", 1_000)
+    assert cells["limit of memory left at"].note == "ran out there, of 2.1 GB"
+    assert cells["limit of time left at"].text == "10 k"
+
+
 def test_failures_stand_in_the_table_by_their_share(scaled):
     table = growth_table(families([scaled(0.25), scaled(0.5), broken(scaled(1))]))
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from recscale.records.statistics import paired
+from recscale.records.statistics import ByUser, paired
+from recscale.records.store import Store
 from recscale.reporting.comparisons import compare
 from recscale.reporting.matrix import matrices
 from recscale.reporting.page import write_report
@@ -25,9 +26,9 @@ class Kept:
         self.vectors[record.key] = {name: (mean + spread).astype(np.float32) for name, mean in record.metrics.items()}
         return record
 
-    def per_user(self, record):
+    def by_user(self, record):
         self.n_read += 1
-        return self.vectors.get(record.key, {})
+        return {name: ByUser.of(values) for name, values in self.vectors.get(record.key, {}).items()}
 
     def history_sizes(self, record):
         return self.sizes
@@ -145,6 +146,26 @@ def test_users_are_shown_by_activity(three, kept):
     assert chol[0].value == pytest.approx(own[kept.sizes < 5].mean(), rel=1e-5)
     assert chol[0].is_best and rows_of(table)["ease"][0].is_second
     assert all(sum(row[1 + j].is_best for row in table.rows) == 1 for j in range(4))
+
+
+def test_users_who_count_differently_are_weighed_within_their_group(record, kept, tmp_path):
+    sizes = np.repeat(np.array([1, 9, 20], np.int32), [500, 500, 10])
+    weights = np.repeat([1.0, 9.0, 0.0], [500, 500, 10])  # the least active have the larger errors
+    store = Store(tmp_path)
+    records = []
+    for model, factor in (("ease", 1.0), ("chol", 1.2)):
+        values = factor * np.repeat([1.1, 0.9, 0.0], [500, 500, 10])
+        one = record(model, metrics={"mse": float((weights * values).sum() / weights.sum())}, protocol="fixed")
+        numbers = weights / weights.mean() * values
+        store.put(one, {"mse": numbers, "weight.mse": weights, "user.history_size": sizes})
+        records.append(one)
+    (comparison,) = compare(records)
+
+    rows = rows_of(activity_table(comparison, UserFigures(store)))
+
+    assert [cell.value for cell in rows["ease"]] == pytest.approx([1.1, 0.9, None])
+    assert [cell.value for cell in rows["chol"]] == pytest.approx([1.32, 1.08, None])
+    assert [cell.is_best for cell in rows["ease"]] == [True, True, False]
 
 
 def test_one_group_of_users_is_no_table(three, kept):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import recscale
 from recscale.running import local_pool
 
 MODELS = {
@@ -98,6 +99,14 @@ def plugin(tmp_path):
 
 
 @pytest.fixture
+def gate(tmp_path):
+    """Return a path, and the part of a fit that waits until there is a file, at the latest after the test."""
+    path = tmp_path / "gate"
+    yield path, f"import os, time\n        while not os.path.exists({str(path)!r}): time.sleep(0.05)"
+    path.touch()
+
+
+@pytest.fixture
 def trained(tmp_path):
     """Return the path of a plug-in model that is trained by epochs and logs a validation figure at each."""
     path = tmp_path / "trained.py"
@@ -122,6 +131,17 @@ def data_file(shared_folder, monkeypatch):
     """Return a csv of 60 users and 20 items, which is not to be changed: other tests read it too."""
     monkeypatch.setenv("RECSCALE_CACHE", str(shared_folder / "cache"))
     return shared_folder / "data.csv"
+
+
+@pytest.fixture(scope="session")
+def enough_seconds(shared_folder, tmp_path_factory):
+    """Return a limit on time that a job without work keeps, however busy the machine: four times what one takes."""
+    store = tmp_path_factory.mktemp("without-work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECSCALE_CACHE", str(shared_folder / "cache"))
+        data = {"file": {"path": str(shared_folder / "data.csv")}}
+        frame = recscale.run(data, store=store, progress=False, models=["popularity"])
+    return 4 * float(frame["job_wall_seconds"][0])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -49,6 +49,8 @@ def test_a_run_leaves_records_of_errors_and_sizes_and_nothing_of_rankings(rated_
         assert set(vectors) == {"mse", "mae"} and len(vectors["mse"]) == record.n_test_users
         assert vectors["mse"].mean() == pytest.approx(record.metrics["mse"], rel=1e-5)
         assert 0 < record.standard_errors["mse"] < record.metrics["mse"]
+        by_user = store.by_user(record)
+        assert by_user["mse"].shares is not None and by_user["mae"].mean() == pytest.approx(record.metrics["mae"])
         assert not record.warnings
 
 

@@ -98,19 +98,15 @@ def processes(tmp_path):
     return f"import os; open({str(path)!r}, 'a').write(f'{{os.getpid()}} ')", lambda: set(path.read_text().split())
 
 
-def waiting_for(path):
-    """Return the part of a fit that waits until a file is there."""
-    return f"import os, time\n        while not os.path.exists({str(path)!r}): time.sleep(0.05)"
-
-
-def test_a_job_whose_node_is_lost_runs_again_and_is_recorded_once(tmp_path, data_file, plugin, cluster, processes):
-    note, noted = processes
-    lost = tmp_path / "lost"
-    path = plugin("good", body=f"{note}\n        {waiting_for(lost)}")
+def test_a_job_whose_node_is_lost_runs_again_and_is_recorded_once(
+    tmp_path, data_file, plugin, cluster, processes, gate
+):
+    (note, noted), (lost, waits) = processes, gate
+    path = plugin("good", body=f"{note}\n        {waits}")
     node = cluster.add_node(**SMALL)
 
     def lose_the_node():
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and len(noted()) < 2:
             time.sleep(0.05)
         cluster.remove_node(node, allow_graceful=False)
@@ -210,27 +206,26 @@ def test_a_job_gets_a_gpu_where_a_node_has_one(tmp_path, cluster):
 
 
 @needs_ray
-def test_an_interrupt_keeps_what_is_finished_and_leaves_no_process_behind(tmp_path, data_file, plugin, processes):
-    note, noted = processes
-    interrupted = tmp_path / "interrupted"
-    quick, slow = plugin("good"), plugin("slow", body=f"{note}\n        {waiting_for(interrupted)}")
+def test_an_interrupt_keeps_what_is_finished_and_leaves_no_process_behind(tmp_path, data_file, plugin, processes, gate):
+    (note, noted), (interrupted, waits) = processes, gate
+    quick, slow = plugin("good"), plugin("slow", body=f"{note}\n        {waits}")
     command = [sys.executable, "-m", "recscale", "run", "--data", str(data_file), "--store", str(tmp_path / "s")]
     command += ["--plugin", quick, "--plugin", slow, "-m", "good", "-m", "slow", "--executor", "ray"]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and its children too
     streams = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
     running = subprocess.Popen(command, **streams, text=True, start_new_session=True)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not noted() or not list((tmp_path / "s").rglob("good-*.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     family = psutil.Process(running.pid).children(recursive=True)
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-    told = running.communicate(timeout=60)[1]
+    told = running.communicate(timeout=300)[1]
 
     assert "interrupted: finished jobs are kept" in told
     assert running.returncode == 130
     assert len(family) > 3
-    assert not psutil.wait_procs(family, timeout=10)[1]
+    assert not psutil.wait_procs(family, timeout=60)[1]
     assert [r.model for r in Store(tmp_path / "s").records()] == ["good"]
     assert not list((tmp_path / "s" / ".work").iterdir())
     interrupted.touch()

@@ -168,6 +168,7 @@ tables:
 def folder(tmp_path, monkeypatch, data_file):
     monkeypatch.delenv("RECSCALE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.csv").symlink_to(data_file)
     (tmp_path / "paper.yaml").write_text(PAPER)
 
     def refuse(self, remote, folder):

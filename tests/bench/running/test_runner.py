@@ -33,13 +33,31 @@ def run(data_file, *plugins, store, **suite):
         ("nan", "error", "NaN"),
     ],
 )
-def test_a_failure_is_a_record_and_the_next_job_runs(tmp_path, data_file, plugin, name, status, reason):
-    seconds = 4 if status == "timeout" else 60  # a busy machine takes long to start a process
+def test_a_failure_is_a_record_and_the_next_job_runs(tmp_path, data_file, plugin, enough_seconds, name, status, reason):
+    seconds = enough_seconds if status == "timeout" else None
     frame = run(data_file, plugin(name), plugin("good"), store=tmp_path / "s", timeout=seconds, max_memory="2GB")
 
     assert frame["status"].tolist() == [status, "ok"]
     assert reason in frame["reason"][0]
     assert frame["failed_phase"][0] in ("fit", "warm-up", "score")
+    assert len(Store(tmp_path / "s").records()) == 2
+
+
+def test_what_is_logged_and_no_finite_number_is_left_out(tmp_path, data_file, plugin):
+    logs = "for step, loss in enumerate((0.5, np.nan, np.inf, 0.25)): context.log('loss', step, loss)"
+    frame = run(data_file, plugin("good", body=logs), store=tmp_path / "s")
+
+    assert frame["status"].tolist() == ["ok"]
+    (record,) = Store(tmp_path / "s").records()
+    assert record.history == {"loss": [[0, 0.5], [3, 0.25]]}
+
+
+def test_an_outcome_that_fits_no_record_is_a_failure_and_the_next_job_runs(tmp_path, data_file, plugin):
+    odd = plugin("odd", body="context.log('loss', float('nan'), 1.0)")  # a step that JSON has no word for
+    frame = run(data_file, odd, plugin("good"), store=tmp_path / "s")
+
+    assert frame["status"].tolist() == ["error", "ok"]
+    assert frame["reason"][0].startswith("what the worker wrote is no record: ")
     assert len(Store(tmp_path / "s").records()) == 2
 
 
@@ -167,16 +185,6 @@ def test_a_limit_below_what_the_libraries_take_is_said_at_once(tmp_path, data_fi
     assert "Python and its libraries take" in frame["reason"][0]
 
 
-def test_a_finished_job_is_run_again_under_a_budget_that_it_exceeded(tmp_path, data_file, plugin):
-    path = plugin("good", body="self.held = np.ones(50_000_000)")
-    free = run(data_file, path, store=tmp_path / "s")
-    wide = run(data_file, path, store=tmp_path / "s", max_memory="3GB")
-    tight = run(data_file, path, store=tmp_path / "s", max_memory="400MB")
-
-    assert wide["fit_wall_seconds"][0] == free["fit_wall_seconds"][0]
-    assert tight["status"].tolist() == ["out_of_memory"]
-
-
 def test_sizes_and_seeds_multiply(tmp_path, data_file, plugin):
     plugin("good")
     frame = recscale.run(
@@ -193,23 +201,25 @@ def test_sizes_and_seeds_multiply(tmp_path, data_file, plugin):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, data_file, plugin, number):
-    quick, slow = plugin("good"), plugin("loops", body="import time; time.sleep(3)")
+def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, data_file, plugin, gate, number):
+    stopped, waits = gate
+    quick, slow = plugin("good"), plugin("loops", body=waits)
     command = [sys.executable, "-m", "recscale", "run", "--data", str(data_file), "--store", str(tmp_path / "s")]
     command += ["--plugin", quick, "--plugin", slow, "-m", "good", "-m", "loops"]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and its children too
     running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list((tmp_path / "s").rglob("good-*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     running.send_signal(number)
-    told = running.communicate(timeout=30)[1]
+    told = running.communicate(timeout=300)[1]
     code = running.returncode
 
     assert ("interrupted: finished jobs are kept" in told) == (number == signal.SIGINT)
     assert code == (130 if number == signal.SIGINT else -signal.SIGKILL)
     before = {r.model: r for r in Store(tmp_path / "s").records()}
     assert list(before) == ["good"]
+    stopped.touch()
     subprocess.run(command, check=True, capture_output=True)
     after = {r.model: r for r in Store(tmp_path / "s").records()}
     assert after["good"] == before["good"]
@@ -223,7 +233,7 @@ def test_two_runners_on_one_store_do_each_job_once(tmp_path, data_file, plugin):
     command += ["--plugin", path, "-m", "good[width=1,2,3,4]", "--json"]
 
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [one.communicate(timeout=120) for one in both]
+    answers = [one.communicate(timeout=300) for one in both]
 
     assert [one.returncode for one in both] == [0, 0], answers
     assert sorted(answers[0][0].splitlines()) == sorted(answers[1][0].splitlines())

@@ -57,7 +57,14 @@ def test_growth_is_measured_and_the_break_predicted_and_what_is_done_is_not_run_
     assert [run["n_users"] for run in line["runs"]] == [40, 80, 120, 160]
     assert memory["exponent"] == pytest.approx(1, abs=0.1)
     assert memory["largest"]["ratio"] == pytest.approx(1, abs=0.1)
-    assert 1_000 < memory["leaves"]["at"] < 2_000  # a megabyte for each user, beside what the process holds
+    assert memory["leaves"]["at"] == memory["leaves"]["ran_out_at"] == 160
+    assert "ran out there" in text
+
+    assert call(*(word for word in asked if word != "1"), "--json") == 0
+    (line,) = json.loads(capsys.readouterr().out)["scalings"][0]["lines"]
+    leaves = line["growths"][0]["leaves"]
+    assert 1_000 < leaves["at"] < 2_000  # a megabyte for each user, beside what the process holds
+    assert leaves["ran_out_at"] is None
 
 
 def test_a_subsample_is_a_data_set_of_any_other_verb(tmp_path, many, plugin):
