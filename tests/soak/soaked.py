@@ -7,14 +7,15 @@ from typing import Literal
 
 import numpy as np
 
-from recscale.contract import FitContext, Model, ModelSpec
+from recscale.contract import FitContext, ModelSpec
+from recscale.models.popularity import Popularity
 
 N_ITEMS = 20  # of the soak's data; a warm-up fits a matrix of another width
 
 
 @dataclass
-class Soaked(Model):
-    """Scores each item at random.
+class Soaked(Popularity):
+    """Scores each item at random, the same for every user.
 
     width: nothing but a name for the job, from 1.
     act: work; allocate more than the soak allows (32 GB); or sleep for longer than it allows (an hour).
@@ -24,7 +25,7 @@ class Soaked(Model):
     act: Literal["work", "allocate", "sleep"] = "work"
 
     def fit(self, train, context=FitContext()):
-        self.scores_ = np.random.default_rng([self.width, context.seed]).random(train.shape[1], dtype=np.float32)
+        self.counts_ = np.random.default_rng([self.width, context.seed]).random(train.shape[1], dtype=np.float32)
         if train.shape[1] == N_ITEMS:
             self._fit_in_earnest(context)
         return self
@@ -37,16 +38,6 @@ class Soaked(Model):
             self.held = np.ones(4 * 10**9)
         elif self.act == "sleep":
             time.sleep(3600)
-
-    def score(self, history):
-        return np.tile(self.scores_, (history.shape[0], 1))
-
-    def state(self):
-        return {"scores": self.scores_}
-
-    def load_state(self, state):
-        self.scores_ = state["scores"]
-        return self
 
 
 SPEC = ModelSpec(model=Soaked, title="Soaked", cite="none", size_knob="width", sizes=(1, 2))

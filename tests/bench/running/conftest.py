@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import recscale
-from recscale.running import local_pool
 
 MODELS = {
     "good": "",
@@ -142,20 +141,3 @@ def enough_seconds(shared_folder, tmp_path_factory):
         data = {"file": {"path": str(shared_folder / "data.csv")}}
         frame = recscale.run(data, store=store, progress=False, models=["popularity"])
     return 4 * float(frame["job_wall_seconds"][0])
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _speed_measured_once():
-    """Have the speed of this machine, which takes a second, measured by the first run alone."""
-    ask, found = local_pool.ask, {}
-
-    def ask_once(request, work_folder, *, n_threads=1):
-        if request.task != "calibrate":
-            return ask(request, work_folder, n_threads=n_threads)
-        if n_threads not in found:
-            found[n_threads] = ask(request, work_folder, n_threads=n_threads)
-        return found[n_threads]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local_pool, "ask", ask_once)
-        yield

@@ -1,5 +1,6 @@
 """Jobs on a Ray cluster: the same records as on one machine, whatever is lost on the way."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -67,13 +68,14 @@ def cluster(node_cache):
 
 
 def test_the_same_suite_gives_the_same_records(tmp_path, data_file, plugin, cluster):
-    plugins = [plugin(name) for name in ("good", "raises", "allocates")]
+    plugins, models = [plugin(name) for name in ("good", "raises", "allocates")], ["good[width=4,8]"]
 
     for name, executor in (("local", {}), ("ray", {"executor": "ray"})):
-        run(data_file, *plugins, store=tmp_path / name, max_memory="2GB", threads=1, **executor)
+        wanted = [*models, "raises", "allocates"]
+        run(data_file, *plugins, models=wanted, store=tmp_path / name, max_memory="2GB", threads=1, **executor)
 
     local, other = (Store(tmp_path / name) for name in ("local", "ray"))
-    assert [r.status for r in other.records()] == ["out_of_memory", "ok", "error"]
+    assert [r.status for r in other.records()] == ["out_of_memory", "ok", "ok", "error"]
     assert [told(record) for record in other.records()] == [told(record) for record in local.records()]
     for one, two in zip(local.records(), other.records(), strict=True):
         vectors = local.per_user(one)
@@ -98,6 +100,12 @@ def processes(tmp_path):
     return f"import os; open({str(path)!r}, 'a').write(f'{{os.getpid()}} ')", lambda: set(path.read_text().split())
 
 
+def is_running(process):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(int(process)).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def test_a_job_whose_node_is_lost_runs_again_and_is_recorded_once(
     tmp_path, data_file, plugin, cluster, processes, gate
 ):
@@ -109,7 +117,10 @@ def test_a_job_whose_node_is_lost_runs_again_and_is_recorded_once(
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline and len(noted()) < 2:
             time.sleep(0.05)
+        begun = noted()
         cluster.remove_node(node, allow_graceful=False)
+        while time.monotonic() < deadline and all(map(is_running, begun)):
+            time.sleep(0.05)  # the node's worker outlives it by a moment, in which an open gate would let it answer
         lost.touch()
 
     killer = threading.Thread(target=lose_the_node)
@@ -137,10 +148,10 @@ def test_a_job_that_is_lost_every_time_is_a_failure(tmp_path, data_file, plugin,
 
 
 def test_a_job_is_ended_when_its_time_is_over(tmp_path, data_file, plugin, cluster):
-    frame = run(data_file, plugin("loops"), store=tmp_path / "s", executor="ray", timeout=1)
+    frame = run(data_file, plugin("loops"), store=tmp_path / "s", executor="ray", timeout=4)
 
     assert frame["status"].tolist() == ["timeout"]
-    assert 1 <= frame["job_wall_seconds"][0] < 60
+    assert 4 <= frame["job_wall_seconds"][0] < 60
 
 
 def test_a_node_that_does_not_have_the_split_is_sent_it_once(tmp_path, data_file, plugin, cluster, node_cache):
@@ -214,18 +225,18 @@ def test_an_interrupt_keeps_what_is_finished_and_leaves_no_process_behind(tmp_pa
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and its children too
     streams = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
     running = subprocess.Popen(command, **streams, text=True, start_new_session=True)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 90
     while not noted() or not list((tmp_path / "s").rglob("good-*.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     family = psutil.Process(running.pid).children(recursive=True)
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-    told = running.communicate(timeout=300)[1]
+    told = running.communicate(timeout=60)[1]
 
     assert "interrupted: finished jobs are kept" in told
     assert running.returncode == 130
     assert len(family) > 3
-    assert not psutil.wait_procs(family, timeout=60)[1]
+    assert not psutil.wait_procs(family, timeout=10)[1]
     assert [r.model for r in Store(tmp_path / "s").records()] == ["good"]
     assert not list((tmp_path / "s" / ".work").iterdir())
     interrupted.touch()

@@ -34,7 +34,7 @@ def run(data_file, *plugins, store, **suite):
     ],
 )
 def test_a_failure_is_a_record_and_the_next_job_runs(tmp_path, data_file, plugin, enough_seconds, name, status, reason):
-    seconds = enough_seconds if status == "timeout" else None
+    seconds = enough_seconds if status == "timeout" else 60  # a busy machine takes long to start a process
     frame = run(data_file, plugin(name), plugin("good"), store=tmp_path / "s", timeout=seconds, max_memory="2GB")
 
     assert frame["status"].tolist() == [status, "ok"]
@@ -208,11 +208,11 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, data_file, plugin,
     command += ["--plugin", quick, "--plugin", slow, "-m", "good", "-m", "loops"]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and its children too
     running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 60
     while not list((tmp_path / "s").rglob("good-*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     running.send_signal(number)
-    told = running.communicate(timeout=300)[1]
+    told = running.communicate(timeout=30)[1]
     code = running.returncode
 
     assert ("interrupted: finished jobs are kept" in told) == (number == signal.SIGINT)
@@ -233,7 +233,7 @@ def test_two_runners_on_one_store_do_each_job_once(tmp_path, data_file, plugin):
     command += ["--plugin", path, "-m", "good[width=1,2,3,4]", "--json"]
 
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [one.communicate(timeout=300) for one in both]
+    answers = [one.communicate(timeout=120) for one in both]
 
     assert [one.returncode for one in both] == [0, 0], answers
     assert sorted(answers[0][0].splitlines()) == sorted(answers[1][0].splitlines())

@@ -69,7 +69,7 @@ def command(path, store, *flags):
 
 
 def test_two_processes_divide_the_trials_of_a_study_also_where_a_third_was_killed(tmp_path, suite_file):
-    path, store = suite_file("{trials: 4}", model='"trained[pause=0.2]"'), tmp_path / "store"
+    path, store = suite_file("{trials: 5}", model='"trained[pause=0.2]"'), tmp_path / "store"
     killed = subprocess.Popen(command(path, store), stderr=subprocess.PIPE, text=True)
     for line in killed.stderr:
         if line.startswith("  started"):
@@ -86,9 +86,9 @@ def test_two_processes_divide_the_trials_of_a_study_also_where_a_third_was_kille
     assert [process.returncode for process in both] == [0, 0]
     found = [[json.loads(line) for line in out.splitlines()] for out, _ in told]
     assert found[0] == found[1]  # the same trials, and the same winner on the test users
-    assert [record["evaluated_on"] for record in found[0]] == ["validation"] * 4 + ["test"] * 2
-    assert [record["trial"]["number"] for record in found[0][:4]] == list(range(4))
+    assert [record["evaluated_on"] for record in found[0]] == ["validation"] * 5 + ["test"] * 2
+    assert [record["trial"]["number"] for record in found[0][:5]] == list(range(5))
     begun = [[line for line in errors.splitlines() if line.startswith("  started")] for _, errors in told]
-    assert len(begun[0]) + len(begun[1]) == 6 and all(begun)  # none was run twice, and both ran some
+    assert len(begun[0]) + len(begun[1]) == 7 and all(begun)  # none was run twice, and both ran some
     alone = run_suite(load_suite(path), Store(tmp_path / "alone"), Silent())
-    assert [record.key for record in alone] == [record["key"] for record in found[0][4:]]
+    assert [record.key for record in alone] == [record["key"] for record in found[0][5:]]

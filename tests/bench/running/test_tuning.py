@@ -241,10 +241,10 @@ def test_with_a_profile_each_size_is_a_study_of_the_same_effort(tune):
 
 
 def test_a_trial_without_hope_is_pruned_which_is_no_failure_and_found_again(tune, tmp_path):
-    (study,), (record,), shown = tune("trained[epochs=6]", trials=9, sampler="random", pruner="median", workers=1)
+    (study,), (record,), shown = tune("trained[epochs=6]", trials=12, sampler="random", pruner="median", workers=1)
 
     pruned = [trial for trial in study.trials if trial.status == "pruned"]
-    assert 0 < len(pruned) == study.n_pruned < 4 and study.n_failed == 0
+    assert 0 < len(pruned) == study.n_pruned < 7 and study.n_failed == 0
     assert {trial.status for trial in study.trials[:5]} == {"ok"}  # until there are five to compare with
     for number, trial in enumerate(study.trials[5:], start=5):
         others = [t.parameters["skill"] for t in study.trials[:number] if t.status == "ok"]
@@ -254,10 +254,10 @@ def test_a_trial_without_hope_is_pruned_which_is_no_failure_and_found_again(tune
     assert all(trial.job_wall_seconds > 0 for trial in pruned)
     assert study.best.status == record.status == "ok"
 
-    (again,), _, shown = tune("trained[epochs=6]", trials=9, sampler="random", pruner="median", workers=1)
+    (again,), _, shown = tune("trained[epochs=6]", trials=12, sampler="random", pruner="median", workers=1)
     assert again.trials == study.trials and shown.begun == []
 
-    (whole,), *_ = tune("trained[epochs=6]", trials=9, sampler="random", workers=1)
+    (whole,), *_ = tune("trained[epochs=6]", trials=12, sampler="random", workers=1)
     assert [trial.key for trial in whole.trials] == [trial.key for trial in study.trials]
     assert {trial.status for trial in whole.trials} == {"ok"}  # without a pruner those are run to their end
 
