@@ -75,7 +75,7 @@ class RunFlags:
         Literal["quick", "standard", "full"] | None,
         Parameter(help="run models over their sizes"),
     ] = None
-    device: Annotated[str | None, Parameter(help="auto (default), cpu, cuda or cuda:N")] = None
+    device: Annotated[str | None, Parameter(help="auto (default), cpu, cuda, cuda:N; several: cuda:0,1")] = None
     timeout: Annotated[str | None, Parameter(help="hard limit a job, such as 90, 10m or 2h")] = None
     max_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 8GB")] = None
     max_gpu_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 16GB")] = None
@@ -185,7 +185,7 @@ class ReproFlags:
     row: Annotated[tuple[str, ...], Parameter(help="row of the tables, repeatable (all)")] = ()
     plan: Annotated[bool, Parameter(negative="", help="show the jobs and what will become of them; run none")] = False
     download: Annotated[bool, Parameter(negative="", help="fetch data sets that are not here")] = False
-    device: Annotated[str, Parameter(help="auto (default), cpu, cuda or cuda:N")] = "auto"
+    device: Annotated[str, Parameter(help="auto (default), cpu, cuda, cuda:N; several: cuda:0,1")] = "auto"
     timeout: Annotated[str | None, Parameter(help="hard limit a job, such as 90, 10m or 2h")] = None
     max_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 8GB")] = None
     max_gpu_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 16GB")] = None

@@ -39,8 +39,7 @@ def canonical(matrix: Any, *, keep_zeros: bool = False) -> sp.csr_array:
     """Return `matrix` as (U, I) float32 csr_array with sorted indices, no duplicates and no stored zeros.
 
     A matrix that already is all of that is returned as it is; the caller's matrix is never changed. With `keep_zeros`
-    stored zeros stay: among ratings, 0 is one.
-    Raises DataError for what is no matrix of two dimensions, has no items, or holds NaN or infinite numbers.
+    stored zeros stay: among ratings, 0 is one. Raises DataError for what is no matrix, has no items, or is not finite.
     """
     try:
         if np.iscomplexobj(matrix):
@@ -283,9 +282,9 @@ class Range:
 class ModelSpec:
     """The registry entry of a model: what it is, what it can run on, and how it is tuned.
 
-    `size_knob` names the hyper-parameter that sets the size of the model, `sizes` its values from small to large;
-    `space` is the search space of the others. `extra` names the optional dependency group that it needs.
-    `estimate` predicts the needs of a fit by formula, without importing anything heavy.
+    `size_knob` names the hyper-parameter that sets the size, `sizes` its values from small to large; `space` is the
+    search space of the others. `extra` names the optional dependency group that it needs. `estimate` predicts the
+    needs of a fit by formula, without heavy imports. With `is_parallel` several processes can train one together.
     """
 
     model: type[Model]
@@ -297,6 +296,7 @@ class ModelSpec:
     devices: tuple[str, ...] = ("cpu",)
     extra: str | None = None
     estimate: Estimating | None = None
+    is_parallel: bool = False
 
 
 class Source(Options, ABC):

@@ -246,5 +246,6 @@ SPEC = ModelSpec(
         "learning_rate": Range(1e-3, 3e-2, log=True),
     },
     devices=("cpu", "cuda"),
+    is_parallel=True,
     estimate=estimate,
 )

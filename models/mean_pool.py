@@ -148,5 +148,6 @@ SPEC = ModelSpec(
     sizes=(16, 32, 64, 128),
     space={"learning_rate": Range(1e-3, 3e-2, log=True), "alpha": Range(0.0, 0.3), "l2": Range(0.0, 1e-2)},
     devices=("cpu", "cuda"),
+    is_parallel=True,
     estimate=estimate,
 )

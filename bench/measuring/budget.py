@@ -58,6 +58,13 @@ class Budget:
             if value is not None and not value > 0:
                 raise UsageError(f"budget: {name}={value!r} is no limit; give a number above 0, or none at all")
 
+    def of_each(self, n_processes: int) -> Budget:
+        """Return the budget of each process of a job: the time of all, and its part of the memory."""
+        memory = (self.max_memory_bytes, self.max_gpu_memory_bytes)
+        return Budget(
+            self.timeout_seconds, *(None if limit is None else max(1, limit // n_processes) for limit in memory)
+        )
+
 
 def parse_bytes(text: str | float) -> int:
     """Return the bytes that '8GB' (10^9), '8GiB' (2^30), '500M' or a plain number mean. Raises UsageError."""

@@ -26,7 +26,7 @@ from recscale.measuring.gpu import all_gpus, visible_gpus
 _PACKAGES = ("recscale", "numpy", "scipy", "torch", "implicit", "numba", "scikit-learn", "scikit-sparse", "pandas")
 _GEMM_SIZE = 1536  # 7.2 GFLOP: 35 ms at 200 GFLOP/s
 _READ_BYTES_A_CORE, _READ_BYTES_LEAST, _READ_BYTES_MOST = 2**24, 2**27, 2**29
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_DEVICE = re.compile(r"auto|cpu(,cpu)*|cuda(:\d+(,\d+)*)?")
 _COMMIT_LETTERS = 10  # always as many, so that one commit has one name everywhere
 _COMMIT_SECONDS = 5.0  # git compares every tracked file, which takes long on a slow disk
 
@@ -150,23 +150,39 @@ def _median_seconds(function: Callable[[], object], seconds: float) -> float:
 def torch_device(requested: str, allowed: tuple[str, ...]) -> str:
     """Return the device that a job runs on, `cpu` or `cuda:N`, decided without importing torch.
 
-    `allowed` are the kinds that a model can use. `auto` is the first GPU if the model and this machine have it, else
-    the processor; any other request is met or refused. Raises UsageError for a request that is none, and
-    DeviceUnavailable with the reason.
+    Several devices, one process on each, are `cuda:0,1` or `cpu,cpu`. `allowed` are the kinds that a model can use.
+    `auto` is the first GPU if the model and this machine have it, else the processor; any other request is met or
+    refused. Raises UsageError for a request that is none, and DeviceUnavailable with the reason.
     """
     if not _DEVICE.fullmatch(requested):
-        raise UsageError(f"no device named {requested!r}; expected auto, cpu, cuda or cuda:N")
-    kind, _, index = requested.partition(":")
+        raise UsageError(
+            f"no device named {requested!r}; expected auto, cpu, cuda, cuda:N, or several as in cuda:0,1 and cpu,cpu"
+        )
+    kind = kind_of(requested)
     if kind != "auto" and kind not in allowed:
         raise DeviceUnavailable(f"{requested} was asked for, but this model runs on {' or '.join(allowed)} alone")
     if kind == "cpu":
-        return "cpu"
-    reason = _why_no_cuda(int(index or 0)) if "cuda" in allowed else "this model does not use one"
+        return requested
+    places = [int(place) for place in requested.partition(":")[2].split(",") if place] or [0]
+    if len(set(places)) < len(places):
+        raise UsageError(f"{requested} names a GPU twice; a process needs one of its own")
+    reason = _why_no_cuda(max(places)) if "cuda" in allowed else "this model does not use one"
     if reason is None:
-        return f"cuda:{int(index or 0)}"
+        return f"cuda:{','.join(map(str, places))}"
     if kind == "auto" and "cpu" in allowed:
         return "cpu"
     raise DeviceUnavailable(f"no GPU for this job: {reason}")
+
+
+def each_device(device: str) -> list[str]:
+    """Return the devices of a job one by one: `cuda:0,1` are `cuda:0` and `cuda:1`."""
+    kind, _, places = device.partition(":")
+    return [f"{kind}:{place}" for place in places.split(",")] if places else device.split(",")
+
+
+def kind_of(device: str) -> str:
+    """Return whether a device, or several, are a `cpu` or `cuda`; `auto` stays as it is."""
+    return re.split("[:,]", device, maxsplit=1)[0]
 
 
 def confirm_device(device: str, torch: Any = None) -> None:

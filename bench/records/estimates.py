@@ -119,7 +119,7 @@ def past_fit(record: RunRecord, needs: Estimate, resource: Resource, *, scale: f
     measured: float | None = cost.wall_seconds
     if resource is MEMORY:
         measured = cost.peak_device_bytes
-        if (record.device_used or "cpu") == "cpu":
+        if (record.device_used or "cpu").startswith("cpu"):
             both = cost.peak_rss_bytes, cost.start_rss_bytes
             measured = None if both[0] is None or both[1] is None else both[0] - both[1]
     if measured is None or measured < resource.floor:

@@ -22,7 +22,10 @@ _LESS_IS_BETTER = frozenset({"mse", "rmse", "mae", "gini"})  # names before the 
 
 
 class Phase(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What one phase of a job cost. Memory is that of the whole process, at its highest within the phase."""
+    """What one phase of a job cost. Memory is that of the whole process, at its highest within the phase.
+
+    The fit of a job on several devices is the sum over its processes.
+    """
 
     wall_seconds: float
     cpu_seconds: float

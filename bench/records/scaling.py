@@ -102,7 +102,7 @@ class Quantity:
 
 
 def _on_gpu(record: RunRecord) -> bool:
-    return (record.device_used or "cpu") != "cpu"
+    return not (record.device_used or "cpu").startswith("cpu")
 
 
 def _fit_bytes(record: RunRecord) -> float | None:

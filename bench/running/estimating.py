@@ -15,7 +15,7 @@ from recscale import registry
 from recscale.contract import Estimate, ModelSpec, Shape
 from recscale.errors import RecscaleError
 from recscale.measuring.budget import refusal
-from recscale.measuring.machine import calibrate
+from recscale.measuring.machine import calibrate, each_device, kind_of
 from recscale.measuring.size import format_bytes
 from recscale.records.estimates import (
     MEMORY,
@@ -32,6 +32,7 @@ from recscale.records.estimates import (
 from recscale.records.record import RunRecord
 from recscale.records.store import Store
 from recscale.running.job import Job, Prepared
+from recscale.running.peers import for_all
 from recscale.running.prepare import cache_root
 
 PROCESS_BYTES = 200 * 10**6  # data memory of a worker before its model, on two cores; BLAS takes more on more
@@ -169,6 +170,7 @@ class PastFits:
         found = [spec.estimate(model, Shape(n_users, n_items, n_interactions, n)) for n in ends]
         if found[0].peak_bytes != found[-1].peak_bytes:
             return None
+        found = [for_all(estimate, record.device_used or "cpu") for estimate in found]
         return found[0] if found[0] == found[-1] else replace(found[0], fit_seconds=None)
 
     def _spec(self, name: str) -> ModelSpec | None:
@@ -183,8 +185,9 @@ def why_refused(job: Job, memory: Corrected | None) -> str | None:
     if memory is None:
         return None
     least, value, limit, what = memory.low, memory.value, job.limits.max_gpu_memory_bytes, "GPU memory"
-    if job.device == "cpu":
-        least, value, limit, what = least + PROCESS_BYTES, value + PROCESS_BYTES, job.limits.max_memory_bytes, ""
+    if kind_of(job.device or "cpu") == "cpu":
+        processes = PROCESS_BYTES * len(each_device(job.device or "cpu"))
+        least, value, limit, what = least + processes, value + processes, job.limits.max_memory_bytes, ""
     reason = refusal(round(least), limit, what=what)
     if reason is None or not memory.n_fits:
         return reason
@@ -193,7 +196,7 @@ def why_refused(job: Job, memory: Corrected | None) -> str | None:
 
 
 def _kind(device: str | None) -> str:
-    return (device or "cpu").partition(":")[0]
+    return ",".join(map(kind_of, each_device(device or "cpu")))
 
 
 def _place(machine: dict[str, Any], n_threads: int) -> tuple[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from recscale.checkpoint import Checkpoint
 from recscale.errors import DeadlineExceeded, FitWarning, RecscaleError
 from recscale.measuring.budget import limit_gpu_memory
 from recscale.records.record import JUDGE, Phase
@@ -30,6 +32,7 @@ from recscale.running.job import (
     SpentBefore,
     write_whole,
 )
+from recscale.running.peers import Peers, Place
 
 WARM_UP_USERS = 64
 WARM_UP_SHARES = {48: 0.2, 512: 0.01}  # items, and share of entries: full matrices may go another way than sparse ones
@@ -54,33 +57,30 @@ class Measurement:
     """A job, and the outcome, which is filled as far as it gets."""
 
     request: Request
-    job: Job
+    place: Place
     folder: Path
     phase: Phases
     outcome: dict[str, Any]
-    keep: Callable[[], None]  # writes the outcome as it stands, for the case that this process is killed
+    keep: Callable[..., None]  # writes the outcome as it stands, for the case that this process is killed
     before: SpentBefore | None = None  # what a fit had cost that was killed and now goes on
+
+    @property
+    def job(self) -> Job:
+        """The job that is measured."""
+        return self.place.job
 
     def run(self, started: float) -> None:
         """Measure everything. `started` is the reading of `time.monotonic()` from which the time limit counts."""
-        from recscale import registry
-        from recscale.evaluation.split_file import load_split
-
         self.before = spent_before(Path(self.request.checkpoint)) if self.request.checkpoint else None
-        with self.phase("load"):
-            split = load_split(Path(self.job.prepared.split_path))
-        if split.fingerprint != self.job.prepared.split_fingerprint:
-            raise RecscaleError("the cached split has changed since the job was planned; run again")
-        self.phase.reporter.begin("warm-up")
-        spec = registry.model_spec(self.job.model, self.job.plugins)
-        _ready_device(self.job)
-        context = self._context(started, split)
-        _warm_up(spec.model(**self.job.parameters), context)
-        self.outcome["warnings"] = []
-        if self.request.fitted is None:
-            model = self._fitted(spec.model(**self.job.parameters), split, context)
-        else:
-            model = self._shrunk(spec.model, self.request.fitted, context)
+        peers = Peers(self.place, self.folder, self._give_up)
+        with contextlib.closing(peers):
+            peers.start(started)
+            cls, split, context = self._ready(started)
+            self.outcome["warnings"] = []
+            if self.request.fitted is None:
+                model = self._fitted(cls(**self.job.parameters), split, context, peers)
+            else:
+                model = self._shrunk(cls, self.request.fitted, context)
         size = model.size()
         self.outcome.update(n_parameters=size.n_parameters, n_bytes=size.n_bytes)
         self._save(model)
@@ -92,12 +92,42 @@ class Measurement:
             self._time_single_users(model, held_out)
             self._judge(model)
 
+    def take_part(self, started: float) -> None:
+        """Fit together with the first process, which measures what comes of it."""
+        cls, split, context = self._ready(started)
+        if self.request.checkpoint is not None:
+            context = dataclasses.replace(context, checkpoint=Checkpoint(Path(self.request.checkpoint)))
+        context = dataclasses.replace(context, n_threads=self.place.n_threads, log=_ignore)
+        with self.place.joined(self.folder), self.phase("fit"):
+            cls(**self.job.parameters).fit(split.train, context)
+
+    def _ready(self, started: float) -> tuple[Any, Any, Any]:
+        """Load the data and warm up; return the class of the model, the split and the context of its fit."""
+        from recscale import registry
+        from recscale.evaluation.split_file import load_split
+
+        with self.phase("load"):
+            split = load_split(Path(self.job.prepared.split_path))
+        if split.fingerprint != self.job.prepared.split_fingerprint:
+            raise RecscaleError("the cached split has changed since the job was planned; run again")
+        self.phase.reporter.begin("warm-up")
+        cls = registry.model_spec(self.job.model, self.job.plugins).model
+        _ready_device(self.place)
+        context = self._context(started, split)
+        _warm_up(cls(**self.job.parameters), context)
+        return cls, split, context
+
+    def _give_up(self, failure: dict[str, Any]) -> None:
+        """End this process with a failure, from whatever thread."""
+        self.keep(**failure, failed_phase=self.phase.reporter.phase)
+        os._exit(0)
+
     def _context(self, started: float, split: Any) -> Any:
         from recscale.contract import FitContext
 
         limit = self.job.limits.timeout_seconds
         return FitContext(
-            device=self.job.device or "cpu",
+            device=self.place.device,
             seed=self.job.seed,
             n_threads=self.job.n_threads,
             deadline=None if limit is None else started + limit,
@@ -105,7 +135,7 @@ class Measurement:
             validation=split.valid if split.valid.n_users else None,
         )
 
-    def _fitted(self, model: Any, split: Any, context: Any) -> Any:
+    def _fitted(self, model: Any, split: Any, context: Any, peers: Peers) -> Any:
         """Fit a model, or go on where a fit that was killed had written a checkpoint; count both."""
         before, meter, reporter = self.before, self.phase.meter, self.phase.reporter
         n_resumptions = before.n_resumptions + 1 if before else 0
@@ -127,9 +157,16 @@ class Measurement:
         if self.request.checkpoint is not None:
             kept = checkpoint_at(Path(self.request.checkpoint), spent)
             context = dataclasses.replace(context, checkpoint=kept)
+        context = dataclasses.replace(context, n_threads=self.place.n_threads)
         try:
-            with self.phase("fit"), _kept_warnings(self.outcome["warnings"]):
+            with (
+                peers.watched(),
+                self.place.joined(self.folder),
+                self.phase("fit"),
+                _kept_warnings(self.outcome["warnings"]),
+            ):
                 model.fit(split.train, context)
+            meter.phases["fit"] = peers.together(msgspec.convert(meter.phases["fit"], Phase, from_attributes=True))
         finally:
             if before is not None:
                 meter.phases["fit"] = together(meter.phases["fit"], before.fit)
@@ -269,9 +306,9 @@ def _ignore(name: str, step: int, value: float) -> None:
     """Log nothing."""
 
 
-def _ready_device(job: Job) -> None:
+def _ready_device(place: Place) -> None:
     """Make sure that the device that was promised is there, and limit what may be taken of it."""
-    device = job.device or "cpu"
+    device, limits = place.device, place.job.limits.of_each(len(place.devices))
     if device == "cpu":
         return
     import torch
@@ -279,8 +316,8 @@ def _ready_device(job: Job) -> None:
     from recscale.measuring.machine import confirm_device
 
     confirm_device(device, torch)
-    if job.limits.max_gpu_memory_bytes is not None:
-        limit_gpu_memory(job.limits.max_gpu_memory_bytes, device)
+    if limits.max_gpu_memory_bytes is not None:
+        limit_gpu_memory(limits.max_gpu_memory_bytes, device)
 
 
 def _write_vectors(path: Path, vectors: Any) -> None:

@@ -183,7 +183,8 @@ def _describe_model(name: str, plugins: list[str]) -> str:
             searched = f"sizes: {searched_text(spec.sizes)}"
         rows.append([f.name, type_text(types[f.name]), str(f.default), searched])
     lines = [f"{name}: {spec.title}", spec.cite, "", doc, "", columns(["option", "type", "default", "searched"], rows)]
-    lines.append(f"\nsize knob: {spec.size_knob}; devices: {', '.join(spec.devices)}; extra: {spec.extra or 'none'}")
+    devices = ", ".join(spec.devices) + (" (also several at once)" if spec.is_parallel else "")
+    lines.append(f"\nsize knob: {spec.size_knob}; devices: {devices}; extra: {spec.extra or 'none'}")
     return "\n".join(lines)
 
 

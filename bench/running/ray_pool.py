@@ -23,7 +23,7 @@ import numpy as np
 
 from recscale.errors import DeviceUnavailable, RecscaleError, UsageError
 from recscale.measuring.budget import machine_memory_limit
-from recscale.measuring.machine import torch_device, usable_cores
+from recscale.measuring.machine import each_device, kind_of, torch_device, usable_cores
 from recscale.measuring.size import format_bytes
 from recscale.records.owners import owner_mark
 from recscale.running.executor import TICK_SECONDS, Start, load_ray
@@ -183,16 +183,21 @@ class RayExecutor:
         return int(min(largest, default=0) * MEMORY_SHARE)
 
     def device(self, requested: str, allowed: tuple[str, ...]) -> str:
-        """Return the device of a job; Ray shows it a single GPU. Raises UsageError or DeviceUnavailable."""
-        if requested.startswith("cuda:"):
-            raise UsageError(f"{requested} was asked for, but Ray chooses the GPU of a job; ask for cuda")
-        if requested not in ("auto", "cuda") or "cuda" not in allowed:
+        """Return the device of a job, to which Ray shows its own GPUs alone. Raises UsageError or DeviceUnavailable."""
+        n_gpus = len(each_device(requested))
+        first = f"cuda:{','.join(map(str, range(n_gpus)))}"
+        if requested.startswith("cuda:") and (n_gpus == 1 or requested != first):
+            several = f", or for {first}, which are any {n_gpus} of a node" if n_gpus > 1 else ""
+            raise UsageError(f"{requested} was asked for, but Ray chooses the GPUs of a job; ask for cuda{several}")
+        if kind_of(requested) not in ("auto", "cuda") or "cuda" not in allowed:
             return torch_device("cpu" if requested == "auto" else requested, allowed)
-        if any(node.get("GPU", 0) >= 1 for node in self._nodes()):
-            return "cuda:0"
+        if any(node.get("GPU", 0) >= n_gpus for node in self._nodes()):
+            return first
         if requested == "auto" and "cpu" in allowed:
             return "cpu"
-        raise DeviceUnavailable("no GPU for this job: no node of the Ray cluster has one")
+        raise DeviceUnavailable(
+            f"no GPU for this job: no node of the Ray cluster has {'one' if n_gpus == 1 else n_gpus}"
+        )
 
     def has_room(self, n_running: int) -> bool:
         """Tell whether Ray, which has the jobs wait, may be asked for one more."""
@@ -240,11 +245,11 @@ class RayExecutor:
             self._contents[str(folder)] = [self._ray.put(np.fromfile(file.path, np.uint8)) for file in files]
         order = Order(request=request, run=self._run, mark=str(self._folder), files=files)
         limit = job.limits.max_memory_bytes or self.memory_bytes
-        on_gpu = (job.device or "").startswith("cuda")
+        n_gpus = len(each_device(job.device)) if job.device and kind_of(job.device) == "cuda" else 0
         memory = min(limit, int(self._most("memory")))  # more than any node has could never be met
-        task = self._task.options(num_cpus=job.n_threads, memory=memory, num_gpus=int(on_gpu), name=job.label)
+        task = self._task.options(num_cpus=job.n_threads, memory=memory, num_gpus=n_gpus, name=job.label)
         stream = task.remote(msgspec.json.encode(order), self._contents.get(str(folder), []))
-        return stream, {"CPU": job.n_threads, "memory": memory, "GPU": int(on_gpu)}
+        return stream, {"CPU": job.n_threads, "memory": memory, "GPU": n_gpus}
 
     def files_in(self, folder: Path) -> list[Source]:
         """Return the files of a prepared split as they are here."""

@@ -17,9 +17,10 @@ from recscale.errors import Skipped, UnknownName, UsageError
 from recscale.evaluation.metrics import DEFAULT_METRICS, check_metrics
 from recscale.evaluation.protocols import resolve_protocol
 from recscale.measuring.budget import Budget, parse_bytes, parse_seconds
-from recscale.measuring.machine import torch_device, usable_cores
+from recscale.measuring.machine import each_device, torch_device, usable_cores
 from recscale.running.executor import ExecutorName, load_ray
 from recscale.running.job import Data, Job, Prepared
+from recscale.running.peers import for_all
 from recscale.running.references import grid, parse_reference, resolve_data, text_of, without_defaults
 from recscale.running.tune_options import TuneOptions, tune_options
 
@@ -133,8 +134,8 @@ def expand(
     metrics = suite.metrics or list(DEFAULT_METRICS[data.protocol])
     jobs = []
     for entry, spec, model in _configurations(suite, data):
-        estimate = spec.estimate(model, shape) if spec.estimate else None
         device, unavailable = _device(suite.device, spec, device_of)
+        estimate = for_all(spec.estimate(model, shape), device or "cpu") if spec.estimate else None
         for seed in suite.all_seeds:
             jobs.append(
                 Job(
@@ -234,6 +235,9 @@ def _device(
     requested: str, spec: ModelSpec, device_of: Callable[[str, tuple[str, ...]], str]
 ) -> tuple[str | None, str | None]:
     try:
-        return device_of(requested, spec.devices), None
+        device = device_of(requested, spec.devices)
     except Skipped as error:
         return None, str(error)
+    if len(each_device(device)) > 1 and not spec.is_parallel:
+        return None, f"{requested} was asked for, but this model is trained on one device alone"
+    return device, None

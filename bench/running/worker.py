@@ -3,6 +3,7 @@
 Started as `python -m recscale.running.worker FOLDER FD PARENT`. Reads `request.json` in the folder, writes
 `outcome.json` (and `per_user.npz`) there, each moved into place when complete, and reports what it is doing as JSON
 lines on the open file descriptor FD. Standard output and error belong to the models: what they print ends in the log.
+For a job on several devices it starts itself again, with two more arguments, RANK and STARTED.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from recscale.measuring.budget import (
     data_bytes,
     die_with_parent,
 )
+from recscale.measuring.machine import each_device
 from recscale.measuring.size import format_bytes
 from recscale.records.record import JUDGE, VALIDATION
 from recscale.running.job import Job, Request, write_whole
+from recscale.running.peers import Place, outcome_file
 
 if TYPE_CHECKING:
     from recscale.measuring.meter import Meter
@@ -70,29 +73,36 @@ class Reporter:
             self.send(event="log", phase=self.phase, name=name, step=step, value=float(value))
 
 
-def main(folder: Path, descriptor: int, parent_pid: int) -> int:
-    """Serve the one request in `folder`; return the exit code."""
-    started = time.monotonic()
+def main(folder: Path, descriptor: int, parent_pid: int, rank: int = 0, started: float | None = None) -> int:
+    """Serve the one request in `folder`, or the part of it of process `rank`; return the exit code.
+
+    The time limit counts from `started`, a reading of `time.monotonic()`, or from now.
+    """
+    started = time.monotonic() if started is None else started
     die_with_parent(parent_pid)
     request = msgspec.json.decode((folder / "request.json").read_bytes(), type=Request)
-    reporter = Reporter(descriptor)
+    reporter, path = Reporter(descriptor), outcome_file(folder, rank)
     outcome: dict[str, Any] = {}
     try:
-        _apply(request.limits)
-        outcome = {"status": "ok"} | _serve(request, folder, reporter, started)
+        _apply(request.limits.of_each(_n_processes(request)))
+        outcome = {"status": "ok"} | _serve(request, folder, reporter, (started, rank))
     except BaseException as error:
         outcome = getattr(error, "partial_outcome", {}) | _failure(error, reporter)
     try:
-        _write(outcome, folder, reporter)
+        _write(outcome, path, reporter)
     except OSError as error:
         reporter.send(event="unwritten", reason=(error.strerror or str(error)).lower())
         return 1
-    return 0
+    return int(rank > 0 and outcome["status"] != "ok")
 
 
-def _write(outcome: dict[str, Any], folder: Path, reporter: Reporter) -> None:
+def _n_processes(request: Request) -> int:
+    return len(each_device(request.job.device or "cpu")) if request.job else 1
+
+
+def _write(outcome: dict[str, Any], path: Path, reporter: Reporter) -> None:
     content = msgspec.json.encode(outcome | {"history": reporter.history}, enc_hook=_plain)
-    write_whole(folder / "outcome.json", content)
+    write_whole(path, content)
 
 
 def _apply(limits: Budget) -> None:
@@ -112,7 +122,7 @@ def _apply(limits: Budget) -> None:
     apply_memory_limit(limits.max_memory_bytes)
 
 
-def _serve(request: Request, folder: Path, reporter: Reporter, started: float) -> dict[str, Any]:
+def _serve(request: Request, folder: Path, reporter: Reporter, turn: tuple[float, int]) -> dict[str, Any]:
     if request.task == "prepare" and request.data is not None:
         from recscale.running.prepare import prepare
 
@@ -124,23 +134,30 @@ def _serve(request: Request, folder: Path, reporter: Reporter, started: float) -
         reporter.begin("calibrate")
         return {"calibration": calibrate(n_threads=int(os.environ["OMP_NUM_THREADS"]))}
     if request.task == "run" and request.job is not None:
-        return _run(request, request.job, folder, reporter, started)
+        return _run(request, request.job, folder, reporter, turn)
     raise RecscaleError(f"no worker task named {request.task!r}")
 
 
-def _run(request: Request, job: Job, folder: Path, reporter: Reporter, started: float) -> dict[str, Any]:
+def _run(request: Request, job: Job, folder: Path, reporter: Reporter, turn: tuple[float, int]) -> dict[str, Any]:
+    """Run a job, or the part of its process `rank` in the fit; `turn` is when it started, and the rank."""
     from recscale.measuring.machine import versions
     from recscale.measuring.meter import Meter
     from recscale.running.measurement import Measurement, Phases
 
-    meter = Meter(device=job.device or "cpu")
+    (started, rank), place = turn, Place(job, turn[1])
+    # the first process takes the energy of the processors, which is that of all
+    meter = Meter(device=place.device) if rank == 0 else Meter(device=place.device, system=Path(os.devnull))
     outcome: dict[str, Any] = {"device_used": job.device, "versions": versions()}
 
-    def keep() -> None:
-        _write({"status": "ok"} | outcome | _costs(meter), folder, reporter)
+    def keep(**fields: Any) -> None:
+        _write({"status": "ok"} | outcome | _costs(meter) | fields, outcome_file(folder, rank), reporter)
 
     try:
-        Measurement(request, job, folder, Phases(meter, reporter), outcome, keep).run(started)
+        measurement = Measurement(request, place, folder, Phases(meter, reporter), outcome, keep)
+        if rank:
+            measurement.take_part(started)
+        else:
+            measurement.run(started)
     except BaseException as error:
         error.partial_outcome = outcome  # type: ignore[attr-defined]
         raise
@@ -182,4 +199,4 @@ def _plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:5]), *map(float, sys.argv[5:])))

@@ -12,6 +12,7 @@ from recscale.errors import DeviceUnavailable, UsageError
 from recscale.measuring.machine import (
     calibrate,
     confirm_device,
+    each_device,
     fingerprint,
     machine_name,
     source_commit,
@@ -188,10 +189,34 @@ def test_without_a_gpu_what_needs_one_is_not_run_elsewhere(no_gpu, requested, al
         torch_device(requested, allowed)
 
 
-@pytest.mark.parametrize("requested", ["gpu", "cuda:", "cuda:x", "cuda:-1", "CPU", "", "mps"])
+@pytest.mark.parametrize(
+    "requested", ["gpu", "cuda:", "cuda:x", "cuda:-1", "CPU", "", "mps", "auto,auto", "cuda,cuda", "cuda:0,", "cpu:0,1"]
+)
 def test_a_device_that_does_not_exist_is_a_usage_error(requested):
-    with pytest.raises(UsageError, match="expected auto, cpu, cuda or cuda:N"):
+    with pytest.raises(UsageError, match="expected auto, cpu, cuda, cuda:N, or several"):
         torch_device(requested, BOTH)
+
+
+def test_several_gpus_must_all_be_there(run_with_gpus):
+    code = CHOOSE.format(version="2.8.0", requested="cuda:1,0", allowed=BOTH)
+    done = run_with_gpus(code)
+    assert done.stdout == "cuda:1,0\n", done.stderr
+
+    code = CHOOSE.format(version="2.8.0", requested="cuda:0,1,2", allowed=BOTH)
+    done = run_with_gpus(code)
+    assert "cuda:2 was asked for, and the last one is cuda:1" in done.stdout, done.stderr
+
+
+def test_a_gpu_is_for_one_process():
+    with pytest.raises(UsageError, match="cuda:0,1,0 names a GPU twice"):
+        torch_device("cuda:0,1,0", BOTH)
+
+
+def test_several_devices_are_told_apart():
+    assert torch_device("cpu,cpu", BOTH) == "cpu,cpu"
+    assert each_device("cpu,cpu") == ["cpu", "cpu"]
+    assert each_device("cuda:0,2") == ["cuda:0", "cuda:2"]
+    assert each_device("cuda:1") == ["cuda:1"]
 
 
 def fake_torch(n_gpus):

@@ -209,9 +209,17 @@ def test_a_job_gets_a_gpu_where_a_node_has_one(tmp_path, cluster):
         executor.device("cuda", both)
     with pytest.raises(UsageError, match="ask for cuda"):
         executor.device("cuda:1", both)
+    with pytest.raises(UsageError, match="ask for cuda, or for cuda:0,1, which are any 2 of a node"):
+        executor.device("cuda:1,0", both)
+    assert executor.device("cpu,cpu", both) == "cpu,cpu"
     node = cluster.add_node(**SMALL | {"num_cpus": 0}, num_gpus=1)
     assert executor.device("auto", both) == executor.device("cuda", both) == "cuda:0"
+    with pytest.raises(DeviceUnavailable, match="no node of the Ray cluster has 2"):
+        executor.device("cuda:0,1", both)
     assert executor.device("auto", ("cpu",)) == "cpu"
+    cluster.remove_node(node)
+    node = cluster.add_node(**SMALL | {"num_cpus": 0}, num_gpus=2)
+    assert executor.device("cuda:0,1", both) == "cuda:0,1"
     cluster.remove_node(node)
     executor.close()
 
