@@ -127,16 +127,21 @@ class _Trainer:
 
 
 def estimate(model: MeanPool, shape: Shape) -> Estimate:
-    """Parameters with gradients, moments and the best epoch, and the candidates of a step."""
-    parameters = 4 * (shape.n_items * model.factors + model.factors**2)
-    batch = min(model.batch_size, shape.n_users)
-    entries = int(batch * shape.n_interactions / max(1, shape.n_users))
-    step = 4 * (6 * batch * model.n_negatives + 4 * batch * model.factors + 8 * entries)
-    passes = model.epochs * (shape.n_interactions + shape.n_users * model.n_negatives)
+    """Parameters with gradients, moments and the best epoch, the candidates of a step, and a validation."""
+    from recscale.models._sampled_loss import JUDGES
+    from recscale.models._validation import BLOCK_BYTES
+
+    n_users, n_items, factors = shape.n_users, shape.n_items, model.factors
+    parameters = n_items * factors + factors**2
+    batch, judges = min(model.batch_size, n_users), min(JUDGES, n_users // 8)
+    steps = -(-n_users // max(1, batch))
+    of_an_epoch = 2e-9 * shape.n_interactions * factors + 4.4e-8 * judges * n_items + 3.3e-3 * steps
     return Estimate(
-        peak_bytes=6 * parameters + step + 24 * shape.n_interactions + 2**27,
-        model_bytes=parameters,
-        fit_seconds=passes * model.factors * 1e-9,
+        peak_bytes=26 * parameters
+        + 36 * batch * min(model.n_negatives, n_items)
+        + int(1.6 * min(BLOCK_BYTES, 4 * judges * n_items)),
+        model_bytes=4 * parameters,
+        fit_seconds=model.epochs * of_an_epoch,
     )
 
 

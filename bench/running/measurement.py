@@ -34,7 +34,7 @@ from recscale.running.job import (
 )
 from recscale.running.peers import Peers, Place
 
-WARM_UP_USERS = 64
+WARM_UP_USERS, WARM_UP_JUDGES = 64, 4
 WARM_UP_SHARES = {48: 0.2, 512: 0.01}  # items, and share of entries: full matrices may go another way than sparse ones
 
 
@@ -286,12 +286,16 @@ def _warm_up(model: Any, context: Any) -> None:
     import numpy as np
     import scipy.sparse as sp
 
+    from recscale.contract import HeldOut, canonical
+
     rng = np.random.default_rng(0)
-    tiny = dataclasses.replace(context, log=_ignore, validation=None)
     try:
         for n_items, share in WARM_UP_SHARES.items():
-            rows = sp.csr_array((rng.random((WARM_UP_USERS, n_items)) < share).astype(np.float32))
-            model.fit(rows, tiny)
+            full = (rng.random((WARM_UP_USERS, n_items)) < share).astype(np.float32)
+            rows, is_known = sp.csr_array(full), np.arange(n_items) % 2
+            known, wanted = (sp.csr_array(full[:WARM_UP_JUDGES] * part) for part in (is_known, 1 - is_known))
+            users = None if context.validation is None else HeldOut(canonical(known), canonical(wanted))
+            model.fit(rows, dataclasses.replace(context, log=_ignore, validation=users))
             model.score(rows)  # many users at once may go another way than one alone, which is scored later
     except DeadlineExceeded:
         raise

@@ -147,6 +147,18 @@ def test_a_changed_model_is_another_job(tmp_path, data_file, plugin):
     assert first["key"][0] != changed["key"][0]
 
 
+def test_the_warm_up_looks_at_validation_users_as_the_fit_does(tmp_path, data_file, plugin):
+    told = tmp_path / "told"
+    body = f"""users = context.validation
+        assert not (users.history * users.target).nnz and users.history.shape == users.target.shape
+        open({str(told)!r}, "a").write(f"{{train.shape[0]}} {{users.n_users}} {{users.target.nnz > 0}}\\n")"""
+
+    frame = run(data_file, plugin("good", body=body), store=tmp_path / "s")
+
+    assert frame["status"].tolist() == ["ok"]
+    assert told.read_text().splitlines() == ["64 4 True", "64 4 True", "48 6 True"]
+
+
 def test_a_changed_file_is_other_data(tmp_path, data_file, plugin):
     path = tmp_path / "data.csv"
     path.write_text(data_file.read_text())
