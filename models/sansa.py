@@ -291,15 +291,20 @@ def _regularised(gram: sp.csr_array, l2: float) -> sp.csr_array:
 
 
 def estimate(model: SANSA, shape: Shape) -> Estimate:
-    """The thresholded Gram matrix with its copies, the factor and its inverse, and the data with its transpose."""
+    """The thresholded Gram matrix with its copies, or the factor and its inverse.
+
+    The factors are those that 21 fits of five data sets took, with 3 to 427 thousand items: memory within 8 %, time
+    within a factor of 2.2 (on two cores).
+    """
     n_items = shape.n_items
     k = n_items if model.k is None else min(model.k, n_items)
     pattern = min(2 * _n_neighbors(model.neighbors, n_items), n_items) * n_items
     filled = model.max_fill if model.factorization == "cholmod" else 0
     kept = 8 * k * n_items + 8 * n_items
     return Estimate(
-        peak_bytes=max(40 * filled, 32 * pattern) + 3 * kept + 24 * shape.n_interactions + 256 * n_items + 2**28,
+        peak_bytes=max(40 * filled + 3 * kept, 21 * pattern, int(4.3 * kept)) + 100_000_000,
         model_bytes=kept,
+        fit_seconds=None if filled else 5e-7 * pattern + 1.3e-6 * k * n_items,
     )
 
 
