@@ -139,7 +139,7 @@ def estimate(model: MeanPool, shape: Shape) -> Estimate:
     return Estimate(
         peak_bytes=26 * parameters
         + 36 * batch * min(model.n_negatives, n_items)
-        + int(1.6 * min(BLOCK_BYTES, 4 * judges * n_items)),
+        + int(2.7 * min(BLOCK_BYTES, 4 * judges * n_items)),
         model_bytes=4 * parameters,
         fit_seconds=model.epochs * of_an_epoch,
     )
