@@ -219,6 +219,8 @@ def unit_values(rows: Bags) -> torch.Tensor:
 
 def training_estimate(model: Autoencoder, shape: Shape) -> Estimate:
     """Parameters with gradients, moments and the best epoch; the logits of a step, and the scores of a validation."""
+    from recscale.models._needs import validation_bytes
+
     shapes = list(model.shapes(shape.n_items).values())
     weights = sum(n_rows * n_columns for n_rows, n_columns in shapes)
     biases = shape.n_items + sum(n_columns for _, n_columns in shapes[:-1])
@@ -227,7 +229,7 @@ def training_estimate(model: Autoencoder, shape: Shape) -> Estimate:
     steps = model.epochs * math.ceil(shape.n_users / model.batch_size)
     seen = model.epochs * shape.n_users
     return Estimate(
-        peak_bytes=24 * (weights + biases) + 4 * logits + 24 * shape.n_interactions + 2**28,
+        peak_bytes=24 * (weights + biases) + 4 * logits + 24 * shape.n_interactions + validation_bytes(shape),
         model_bytes=4 * (weights + biases),
         fit_seconds=3 * seen * shape.n_items * shapes[-1][1] / 3e10 + steps * weights * 2e-9,
     )

@@ -178,6 +178,8 @@ class EntryTrained(Model):
 
 def estimate(model: EntryTrained, shape: Shape) -> Estimate:
     """Return tables with gradients, moments and the best epoch, a step, entries with keys, and what clusters take."""
+    from recscale.models._needs import validation_bytes
+
     n_drawn, kept = 1 + model.negatives, model.kept_numbers()
     n_rows = min(model.clusters or shape.n_items, shape.n_items)
     tables = 4 * ((shape.n_users + n_rows) * model.width() + shape.n_items + kept.beside)
@@ -192,7 +194,7 @@ def estimate(model: EntryTrained, shape: Shape) -> Estimate:
         assignment = shape.n_items * np.min_scalar_type(n_rows - 1).itemsize
     numbers = n_rows * kept.row + shape.n_items * kept.item + kept.beside + min(N_NEGATIVES, shape.n_items)
     return Estimate(
-        peak_bytes=6 * tables + 40 * drawn + looks + 64 * shape.n_interactions + 2**27,
+        peak_bytes=6 * tables + 40 * drawn + looks + 64 * shape.n_interactions + validation_bytes(shape),
         model_bytes=4 * numbers + assignment,
         fit_seconds=seconds,
     )

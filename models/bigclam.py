@@ -113,7 +113,7 @@ def estimate(model: BigClam, shape: Shape) -> Estimate:
     # memberships: 2 to 3 of 64 co-clusters on debian-depends, 8 to 13 of 64 on ml-100k
     users, items = (8 * n * (2 + 0.2 * n_clusters) for n in (shape.n_users, shape.n_items))
     return Estimate(
-        peak_bytes=int(2 * (users + items)) + 4 * shape.n_items * n_clusters + 24 * shape.n_interactions + 2**26,
+        peak_bytes=int(2 * (users + items)) + 4 * shape.n_items * n_clusters + 24 * shape.n_interactions + 2**22,
         model_bytes=int(items),
         fit_seconds=model.epochs * shape.n_interactions * (1e-7 + 5e-9 * n_clusters),
     )

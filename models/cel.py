@@ -176,6 +176,8 @@ class CEL(SharedVectors):
 
 def estimate(model: CEL, shape: Shape) -> Estimate:
     """Vectors of users and items with gradients and moments, entries in both orders; the model is what is shared."""
+    from recscale.models._needs import validation_bytes
+
     rows = shape.n_users + shape.n_items
     vectors, bias = 4 * (model.factors + 1), 4 * shape.n_items * model.bias
     n_shared = min(model.clusters or shape.n_items, shape.n_items)
@@ -183,9 +185,9 @@ def estimate(model: CEL, shape: Shape) -> Estimate:
         kept = 4 * model.factors * shape.n_items + bias
     else:
         kept = 4 * model.factors * n_shared + shape.n_items * (1 if n_shared <= 256 else 2) + bias
-    losses = 0 if model.clusters is None else 2**28
+    losses = 0 if model.clusters is None else min(2**28, int(1.1 * shape.n_interactions * n_shared))
     return Estimate(
-        peak_bytes=9 * vectors * rows + 80 * shape.n_interactions + losses + 2**24,
+        peak_bytes=5 * vectors * rows + 8 * shape.n_interactions + losses + validation_bytes(shape),
         model_bytes=kept,
         fit_seconds=STEPS * model.epochs * (shape.n_interactions * 3 + rows * model.factors) * model.factors * 1e-9,
     )

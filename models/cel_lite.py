@@ -94,10 +94,16 @@ class CELLite(SharedVectors):
 
 def estimate(model: CELLite, shape: Shape) -> Estimate:
     """Vectors of the users, last users of the items, and the data; the model is what is shared, and the biases."""
+    from recscale.models._needs import validation_bytes
+
     n_shared = min(model.clusters, shape.n_items)
     buffers = shape.n_users * model.factors * 4 + shape.n_items * (model.buffer * 4 + 64)
     return Estimate(
-        peak_bytes=buffers + 16 * n_shared * model.factors + 24 * shape.n_interactions + 2**27,
+        peak_bytes=buffers
+        + 16 * n_shared * model.factors
+        + 24 * shape.n_interactions
+        + validation_bytes(shape)
+        + 2**24,
         model_bytes=4 * model.factors * n_shared + shape.n_items * (5 if n_shared <= 256 else 6),
         fit_seconds=model.epochs * (shape.n_interactions + shape.n_users * model.factors) * model.factors**2 * 2.5e-9,
     )

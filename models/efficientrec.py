@@ -173,16 +173,19 @@ class EfficientRec(Model):
 
 def estimate(model: EfficientRec, shape: Shape) -> Estimate:
     """Return the tables with gradients, moments and the best epoch, the memberships, and what a step keeps."""
+    from recscale.models._needs import validation_bytes
+
     items = shape.n_items * model.factors
     layers = model.hidden * (model.factors + model.hidden + model.clusters + 4) + model.clusters
     memberships = (shape.n_users + 2 * shape.n_items) * model.clusters
     batch = min(model.batch_size, shape.n_users)
-    step = 6 * batch * min(model.longest, shape.n_items) * model.factors + 4 * batch * batch
+    step = 4 * batch * batch + 20 * batch * (model.factors + model.hidden + model.clusters)
     listed = min(model.shortlist, shape.n_items) * model.clusters
     return Estimate(
         peak_bytes=4 * (7 * (items + layers + 2 * model.factors**2) + memberships + step)
         + 24 * shape.n_interactions
-        + 2**27,
+        + validation_bytes(shape)
+        + 2**24,
         model_bytes=4 * (items + layers) + 8 * listed + 4 * (model.clusters + 1),
         fit_seconds=model.epochs * shape.n_interactions * model.factors**2 * 4e-10,
     )

@@ -130,7 +130,7 @@ def estimate(model: IALS, shape: Shape) -> Estimate:
         squares = min(shape.n_pairs, shape.n_interactions * n_factors) + shape.n_interactions * n_factors
         multiplications = squares * n_factors // 2 + n_rows * n_factors**2
     return Estimate(
-        peak_bytes=4 * n_factors * n_rows + 28 * shape.n_interactions + 48 * n_factors**2 + 2**16 * n_factors + 2**24,
+        peak_bytes=4 * n_factors * n_rows + 28 * shape.n_interactions + 48 * n_factors**2 + 2**15 * n_factors,
         model_bytes=4 * n_factors * shape.n_items,
         fit_seconds=model.epochs * (multiplications + n_rows * n_factors**2) * 2.5e-10,
     )
