@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import msgspec
 from recscale.checkpoint import Checkpoint
 from recscale.errors import DeadlineExceeded, FitWarning, RecscaleError
 from recscale.measuring.budget import limit_gpu_memory
+from recscale.measuring.machine import kind_of
 from recscale.records.record import JUDGE, Phase
 from recscale.records.store import HISTORY_SIZES, TOP_ITEMS, WEIGHTS
 from recscale.running.checkpoints import checkpoint_at, spent_before, together
@@ -35,6 +37,7 @@ from recscale.running.job import (
 from recscale.running.peers import Peers, Place
 
 WARM_UP_USERS, WARM_UP_JUDGES = 64, 4
+LONGEST_WAIT = timedelta(days=30)  # of processes for each other: budgets end a job, and so does the end of one
 WARM_UP_SHARES = {48: 0.2, 512: 0.01}  # items, and share of entries: full matrices may go another way than sparse ones
 
 
@@ -98,7 +101,7 @@ class Measurement:
         if self.request.checkpoint is not None:
             context = dataclasses.replace(context, checkpoint=Checkpoint(Path(self.request.checkpoint)))
         context = dataclasses.replace(context, n_threads=self.place.n_threads, log=_ignore)
-        with self.place.joined(self.folder), self.phase("fit"):
+        with _joined(self.place, self.folder), self.phase("fit"):
             cls(**self.job.parameters).fit(split.train, context)
 
     def _ready(self, started: float) -> tuple[Any, Any, Any]:
@@ -161,7 +164,7 @@ class Measurement:
         try:
             with (
                 peers.watched(),
-                self.place.joined(self.folder),
+                _joined(self.place, self.folder),
                 self.phase("fit"),
                 _kept_warnings(self.outcome["warnings"]),
             ):
@@ -254,6 +257,29 @@ class Measurement:
         except Exception as error:
             told = type(error).__name__ + (f": {' '.join(str(error).split())}" if str(error) else "")
             warnings.append(f"the co-clusters were not judged: {told[:300]}")
+
+
+@contextlib.contextmanager
+def _joined(place: Place, folder: Path) -> Iterator[None]:
+    """Be one of the processes of a job within the body; alone, where the job has a single device, there is no group."""
+    if len(place.devices) == 1:
+        yield
+        return
+    import torch
+    from torch import distributed
+
+    is_gpu = kind_of(place.device) == "cuda"
+    if is_gpu:
+        torch.cuda.set_device(place.device)
+    distributed.init_process_group(
+        "nccl" if is_gpu else "gloo",
+        init_method=f"file://{folder.resolve()}/meeting",
+        rank=place.rank,
+        world_size=len(place.devices),
+        timeout=LONGEST_WAIT,
+    )
+    yield
+    distributed.destroy_process_group()  # not after a failure: others may wait for this one, and it for them
 
 
 def _with_less_time(context: Any, spent_seconds: float) -> Any:

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,12 @@ import msgspec
 from recscale.contract import Estimate
 from recscale.errors import RecscaleError
 from recscale.measuring.budget import classify_exit
-from recscale.measuring.machine import each_device, kind_of
+from recscale.measuring.machine import each_device
 from recscale.records.record import Phase
 from recscale.running.job import Job
 
 GRACE_SECONDS = 5.0  # in which the first may still say itself why a fit failed, before another's reason counts
 POLL_SECONDS = 0.1
-LONGEST = timedelta(days=30)  # no operation waits so long: budgets end a job, and so does the end of a process
 _SUMS = ("cpu_seconds", "start_rss_bytes", "peak_rss_bytes", "peak_device_bytes", "peak_device_process_bytes")
 
 
@@ -63,28 +61,6 @@ class Place:
     def n_threads(self) -> int:
         """The threads that each process has while they fit."""
         return max(1, self.job.n_threads // len(self.devices))
-
-    @contextlib.contextmanager
-    def joined(self, folder: Path) -> Iterator[None]:
-        """Be one of the group within the body; alone, where the job has a single device, there is none."""
-        if len(self.devices) == 1:
-            yield
-            return
-        import torch
-        from torch import distributed
-
-        is_gpu = kind_of(self.device) == "cuda"
-        if is_gpu:
-            torch.cuda.set_device(self.device)
-        distributed.init_process_group(
-            "nccl" if is_gpu else "gloo",
-            init_method=f"file://{folder.resolve()}/meeting",
-            rank=self.rank,
-            world_size=len(self.devices),
-            timeout=LONGEST,
-        )
-        yield
-        distributed.destroy_process_group()  # not after a failure: others may wait for this one, and it for them
 
 
 class Peers:
