@@ -101,7 +101,7 @@ def code_fingerprint(entry: Entry) -> str:
     if entry.path is None:
         return ""
     digest = hashlib.sha256()
-    for path in _with_helpers(entry.path):
+    for path in _with_helpers(entry.path, entry.kind == "model"):
         is_model = entry.kind == "model" and path == entry.path
         decisive = _decisive(path, path.stat().st_mtime_ns, is_model)
         digest.update(path.name.encode() + b"\0" + decisive.encode())
@@ -118,16 +118,21 @@ def _decisive(path: Path, modified_ns: int, is_model: bool) -> str:
             lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
     described = [n for n in ast.walk(tree) if isinstance(n, _DESCRIBED) and ast.get_docstring(n) is not None]
     needless: list[ast.stmt] = [node.body[0] for node in described]
-    for node in tree.body if is_model else []:
-        call = _spec_call(node, "model")
-        if call is not None:
-            names = {ast.unparse(k.value) for k in call.keywords if k.arg == "estimate"}
-            needless += [node, *(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in names)]
-    for node in needless:
+    for node in [*needless, *(_foretold(tree) if is_model else [])]:
         stands_alone = not lines[node.lineno - 1][: node.col_offset].strip()
         if stands_alone:
             lines[node.lineno - 1 : node.end_lineno] = [""] * len(lines[node.lineno - 1 : node.end_lineno])
     return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _foretold(tree: ast.Module) -> list[ast.stmt]:
+    """Return the statements that make a model's SPEC and the estimate that it names."""
+    found: list[ast.stmt] = []
+    for node in tree.body:
+        if (call := _spec_call(node, "model")) is not None:
+            names = {ast.unparse(k.value) for k in call.keywords if k.arg == "estimate"}
+            found += [node, *(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in names)]
+    return found
 
 
 def _built_in(kind: Kind) -> list[Entry]:
@@ -204,11 +209,17 @@ def _literal(node: ast.expr) -> Any:
         return None
 
 
-def _with_helpers(path: Path) -> list[Path]:
-    """Return `path` and, sorted, every `_x.py` beside it that it imports, directly or through another."""
+def _with_helpers(path: Path, is_model: bool) -> list[Path]:
+    """Return `path` and, sorted, every `_x.py` beside it that it imports, directly or through another.
+
+    What a model imports for its SPEC and estimate alone is left out.
+    """
     found, waiting = {path}, [path]
     while waiting:
-        for node in ast.walk(_parsed(waiting.pop())):
+        looked_at = waiting.pop()
+        tree = _parsed(looked_at)
+        foretold = _foretold(tree) if is_model and looked_at == path else []
+        for node in (n for statement in tree.body if statement not in foretold for n in ast.walk(statement)):
             if not isinstance(node, ast.Import | ast.ImportFrom):
                 continue
             modules = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]

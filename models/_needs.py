@@ -5,11 +5,20 @@ from __future__ import annotations
 from recscale.contract import Shape
 from recscale.models._validation import BLOCK_BYTES
 
+NDCG_COPIES = 4  # of the scores that are looked at; measured on debian-depends and ml-1m, where these are 45 and 7 MB
+
+
+def judges(shape: Shape, at_most: int | None = None) -> int:
+    """Return how many validation users there are: an eighth as many as are trained on, mostly."""
+    n_users = shape.n_users // 8
+    return n_users if at_most is None else min(at_most, n_users)
+
+
+def looked_at_bytes(shape: Shape, at_most: int | None = None) -> int:
+    """Return the bytes of the scores of validation users that are looked at in one go."""
+    return min(BLOCK_BYTES, 4 * shape.n_items * judges(shape, at_most))
+
 
 def validation_bytes(shape: Shape) -> int:
-    """Return what the NDCG of the validation users takes: four copies of the scores that are looked at in one go.
-
-    There is about one of them for eight that are trained on. Measured on debian-depends and ml-1m, where they are 45
-    and 7 MB.
-    """
-    return 4 * min(BLOCK_BYTES, 4 * shape.n_items * (shape.n_users // 8))
+    """Return what the NDCG of the validation users takes."""
+    return NDCG_COPIES * looked_at_bytes(shape)

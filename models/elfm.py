@@ -223,22 +223,21 @@ def estimate(model: ELFM, shape: Shape) -> Estimate:
     The factors are those that 45 fits of five data sets took, with 16 to 1,902 co-clusters, on one core: time within
     20 %, memory within 16 % of nearly all beyond 30 MB.
     """
+    from recscale.models._needs import judges, looked_at_bytes
     from recscale.models._sampled_loss import JUDGES
-    from recscale.models._validation import BLOCK_BYTES
 
     (n_users, n_items), entries, n_clusters = (shape.n_users, shape.n_items), shape.n_interactions, model.n_clusters
     parameters = (2 * n_clusters + n_items) * model.factors + model.factors**2
     batch, pool = min(model.batch_size, n_users), min(model.n_negatives, n_items)
     distinct = min(n_items, batch * entries // max(1, n_users))  # items of a step
-    judges = min(JUDGES, n_users // 8)  # an eighth as many users for validation, mostly
     steps, width = -(-n_users // max(1, batch)), n_clusters * model.factors
     of_a_step = 8.6e-11 * distinct * width + 4.3e-9 * n_items * model.factors + 1e-2
-    of_an_epoch = n_clusters * (1.5e-9 * entries + 8e-11 * n_users * pool + 1.7e-10 * judges * n_items)
+    of_an_epoch = n_clusters * (1.5e-9 * entries + 8e-11 * n_users * pool + 1.7e-10 * judges(shape, JUDGES) * n_items)
     return Estimate(
         peak_bytes=26 * parameters
         + n_clusters * (4 * n_items + 24 * distinct)
         + 36 * batch * pool
-        + 2 * min(BLOCK_BYTES, 4 * judges * n_items),
+        + 2 * looked_at_bytes(shape, JUDGES),
         model_bytes=4 * parameters,
         fit_seconds=model.epochs * (steps * of_a_step + of_an_epoch + 1.6e-9 * n_items * width),
     )

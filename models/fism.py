@@ -121,13 +121,12 @@ class FISM(Model):
 
 def estimate(model: FISM, shape: Shape) -> Estimate:
     """Two tables six times over while training, and what a step or a validation has beside; the model is the tables."""
-    from recscale.models._validation import BLOCK_BYTES
+    from recscale.models._needs import looked_at_bytes
 
     tables = 4 * (2 * model.factors + 1) * shape.n_items
     looked_up = 1 if model.loss == "rmse" else 1 + model.negatives
-    looked_at = min(BLOCK_BYTES, 4 * shape.n_items * shape.n_users // 8)  # validation users: an eighth as many, mostly
     steps = model.epochs * (shape.n_users / model.batch_size + 1)
-    beside = max((looked_up - 1) * 2**26, int(3.5 * looked_at))
+    beside = max((looked_up - 1) * 2**26, int(3.5 * looked_at_bytes(shape)))
     return Estimate(
         peak_bytes=6 * tables + beside + 24 * shape.n_interactions + 2**24,
         model_bytes=tables,

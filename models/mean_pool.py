@@ -128,18 +128,18 @@ class _Trainer:
 
 def estimate(model: MeanPool, shape: Shape) -> Estimate:
     """Parameters with gradients, moments and the best epoch, the candidates of a step, and a validation."""
+    from recscale.models._needs import judges, looked_at_bytes
     from recscale.models._sampled_loss import JUDGES
-    from recscale.models._validation import BLOCK_BYTES
 
     n_users, n_items, factors = shape.n_users, shape.n_items, model.factors
     parameters = n_items * factors + factors**2
-    batch, judges = min(model.batch_size, n_users), min(JUDGES, n_users // 8)
+    batch = min(model.batch_size, n_users)
     steps = -(-n_users // max(1, batch))
-    of_an_epoch = 2e-9 * shape.n_interactions * factors + 4.4e-8 * judges * n_items + 3.3e-3 * steps
+    of_an_epoch = 2e-9 * shape.n_interactions * factors + 4.4e-8 * judges(shape, JUDGES) * n_items + 3.3e-3 * steps
     return Estimate(
         peak_bytes=26 * parameters
         + 36 * batch * min(model.n_negatives, n_items)
-        + int(2.7 * min(BLOCK_BYTES, 4 * judges * n_items)),
+        + int(2.7 * looked_at_bytes(shape, JUDGES)),
         model_bytes=4 * parameters,
         fit_seconds=model.epochs * of_an_epoch,
     )

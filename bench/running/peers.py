@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,7 @@ class Peers:
 
     def together(self, own: Phase) -> Phase:
         """Return the cost of the fit of all. Memory is the sum of the peaks, energy what all devices took."""
-        others = [self._fit_of(process, rank) for rank, process in enumerate(self._processes, start=1)]
-        costs = {name: [getattr(cost, name) for cost in (own, *others)] for name in (*_SUMS, "energy_joules")}
-        totals = {name: None if None in values else sum(values) for name, values in costs.items()}
-        return msgspec.structs.replace(own, **totals)
+        return summed([own, *(self._fit_of(process, rank) for rank, process in enumerate(self._processes, start=1))])
 
     def close(self) -> None:
         """End the other processes."""
@@ -151,6 +148,14 @@ class Peers:
         return msgspec.convert(
             msgspec.json.decode(outcome_file(self._folder, rank).read_bytes())["phases"]["fit"], Phase
         )
+
+
+def summed(costs: Sequence[Phase]) -> Phase:
+    """Return the cost of a fit from those of its processes: seconds, and the energy of processors, are the first's."""
+    own, joules = costs[0], [cost.energy_joules for cost in costs if cost.energy_joules is not None]
+    values = {name: [getattr(cost, name) for cost in costs] for name in _SUMS}
+    totals = {name: None if None in found else sum(found) for name, found in values.items()}
+    return msgspec.structs.replace(own, **totals, energy_joules=None if own.energy_joules is None else sum(joules))
 
 
 def outcome_file(folder: Path, rank: int) -> Path:

@@ -144,7 +144,8 @@ def _run(request: Request, job: Job, folder: Path, reporter: Reporter, turn: tup
     from recscale.measuring.meter import Meter
     from recscale.running.measurement import Measurement, Phases
 
-    (started, rank), place = turn, Place(job, turn[1])
+    started, rank = turn
+    place = Place(job, rank)
     # the first process takes the energy of the processors, which is that of all
     meter = Meter(device=place.device) if rank == 0 else Meter(device=place.device, system=Path(os.devnull))
     outcome: dict[str, Any] = {"device_used": job.device, "versions": versions()}

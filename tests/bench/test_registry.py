@@ -126,6 +126,19 @@ def test_the_estimate_of_a_helper_module_counts(plugin):
     assert registry.code_fingerprint(registry.find("model", "my_model", [plugin])) != before
 
 
+@pytest.mark.parametrize(
+    ("imported_by", "counts"), [("def needs():\n    import _helper\n", False), ("import _helper\n", True)]
+)
+def test_what_the_estimate_alone_imports_decides_no_result(tmp_path, imported_by, counts):
+    path, helper, found = tmp_path / "my_model.py", tmp_path / "_helper.py", []
+    path.write_text(f"{imported_by}SPEC = ModelSpec(\n    title='one',\n    estimate=needs,\n)\n")
+    for content in ("x = 1\n", "x = 2\n"):
+        helper.write_text(content)
+        found.append(registry.code_fingerprint(registry.find("model", "my_model", [path])))
+
+    assert (found[0] != found[1]) == counts
+
+
 def test_listing_imports_neither_numpy_nor_torch():
     code = "import sys; from recscale import registry; registry.entries('model'); registry.entries('dataset')"
     code += "; print([m for m in ('numpy', 'torch', 'pandas', 'scipy') if m in sys.modules])"

@@ -14,6 +14,7 @@ from torch import distributed
 import recscale
 from recscale.records.record import Phase
 from recscale.records.store import Store
+from recscale.running.peers import summed
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="torch was built without Gloo")
 
@@ -76,6 +77,19 @@ def test_memory_and_processor_time_are_those_of_all(run):
     assert fit.cpu_seconds > 2
     assert fit.peak_rss_bytes > fit.start_rss_bytes + 390_000_000
     assert fit.start_rss_bytes > 200_000_000  # two processes with torch
+
+
+@pytest.mark.parametrize(
+    ("joules", "total"),
+    [((5.0, None), 5.0), ((5.0, 3.0), 8.0), ((None, None), None), ((None, 3.0), None)],
+    ids=["processors", "GPUs", "none", "the first unknown"],
+)
+def test_the_costs_of_the_processes_add_up(joules, total):
+    first = Phase(wall_seconds=2, cpu_seconds=1, peak_rss_bytes=100, peak_device_bytes=None, energy_joules=joules[0])
+    second = Phase(wall_seconds=3, cpu_seconds=4, peak_rss_bytes=20, peak_device_bytes=7, energy_joules=joules[1])
+
+    assert summed([first, second]) == Phase(wall_seconds=2, cpu_seconds=5, peak_rss_bytes=120, energy_joules=total)
+    assert summed([first]) == first
 
 
 @pytest.mark.parametrize(
