@@ -126,13 +126,20 @@ def _decisive(path: Path, modified_ns: int, is_model: bool) -> str:
 
 
 def _foretold(tree: ast.Module) -> list[ast.stmt]:
-    """Return the statements that make a model's SPEC and the estimate that it names."""
+    """Return the statements that make a model's SPEC and the estimate that it names, or import that estimate alone."""
     found: list[ast.stmt] = []
     for node in tree.body:
         if (call := _spec_call(node, "model")) is not None:
             names = {ast.unparse(k.value) for k in call.keywords if k.arg == "estimate"}
-            found += [node, *(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in names)]
+            found += [node, *(n for n in tree.body if _defined(n) and _defined(n) <= names)]
     return found
+
+
+def _defined(node: ast.stmt) -> set[str]:
+    """Return the names that a function or a `from x import y` defines."""
+    if isinstance(node, ast.FunctionDef):
+        return {node.name}
+    return {alias.asname or alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
 
 
 def _built_in(kind: Kind) -> list[Entry]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ import numpy as np
 import scipy.sparse as sp
 from msgspec import Meta
 
-from recscale.contract import Array, Estimate, FitContext, Model, Scores, Shape
+from recscale.contract import Array, FitContext, Model, Scores
 from recscale.errors import DataError
 from recscale.models._bags import Bags
 from recscale.models._inputs import checked_history
-from recscale.models._multinomial import MultinomialLayer, logits_at_once
+from recscale.models._multinomial import MultinomialLayer
 from recscale.models._training import Batch, Learner, Plan, describe, examples, session, train_module
 
 if TYPE_CHECKING:
@@ -215,21 +214,3 @@ def unit_values(rows: Bags) -> torch.Tensor:
     smallest = float(np.finfo(np.float32).tiny)  # the square of a tiny number is 0
     lengths = rows.by_row(rows.values.square()).sqrt().clamp(min=smallest)
     return rows.values / lengths[rows.rows]
-
-
-def training_estimate(model: Autoencoder, shape: Shape) -> Estimate:
-    """Parameters with gradients, moments and the best epoch; the logits of a step, and the scores of a validation."""
-    from recscale.models._needs import validation_bytes
-
-    shapes = list(model.shapes(shape.n_items).values())
-    weights = sum(n_rows * n_columns for n_rows, n_columns in shapes)
-    biases = shape.n_items + sum(n_columns for _, n_columns in shapes[:-1])
-    batch = min(model.batch_size, shape.n_users)
-    logits = logits_at_once(batch, shape.n_items) * shape.n_items
-    steps = model.epochs * math.ceil(shape.n_users / model.batch_size)
-    seen = model.epochs * shape.n_users
-    return Estimate(
-        peak_bytes=24 * (weights + biases) + 4 * logits + 24 * shape.n_interactions + validation_bytes(shape),
-        model_bytes=4 * (weights + biases),
-        fit_seconds=3 * seen * shape.n_items * shapes[-1][1] / 3e10 + steps * weights * 2e-9,
-    )

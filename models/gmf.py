@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from recscale.contract import Choice, ModelSpec, Range
-from recscale.models._entries import Tables, estimate
+from recscale.models._entries import Tables
+from recscale.models._entries_needs import estimate
 from recscale.models._entry_trainer import Drawn
 from recscale.models._latent_factors import Inference, LatentFactors
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from msgspec import Meta
 
 from recscale.contract import Choice, Estimate, ModelSpec, Range, Shape
-from recscale.models._autoencoder import Autoencoder, Layers, Step, training_estimate
+from recscale.models._autoencoder import Autoencoder, Layers, Step
 from recscale.models._variational import Gaussian, drawn, log_density, mixed_evenly, sample
 
 if TYPE_CHECKING:
@@ -170,6 +170,8 @@ class HVamp(Autoencoder):
 
 def estimate(model: HVamp, shape: Shape) -> Estimate:
     """What the training of an autoencoder needs, the made-up histories and what becomes of them in a step."""
+    from recscale.models._autoencoder_needs import training_estimate
+
     needs = training_estimate(model, shape)
     shapes = model.shapes(shape.n_items)
     unread = sum((n_in + 1) * n_out for name, (n_in, n_out) in shapes.items() if name.startswith(UNREAD))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from recscale.contract import Choice, ModelSpec, Range
-from recscale.models._autoencoder import Autoencoder, Layers, training_estimate
+from recscale.models._autoencoder import Autoencoder, Layers
+from recscale.models._autoencoder_needs import training_estimate
 
 if TYPE_CHECKING:
     import torch

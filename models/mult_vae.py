@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from msgspec import Meta
 
 from recscale.contract import Choice, Estimate, ModelSpec, Range, Shape
-from recscale.models._autoencoder import Autoencoder, Layers, Step, training_estimate
+from recscale.models._autoencoder import Autoencoder, Layers, Step
 from recscale.models._variational import sample
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
 
 def estimate(model: MultVAE, shape: Shape) -> Estimate:
     """What the training needs; log sigma^2 is left out of the model."""
+    from recscale.models._autoencoder_needs import training_estimate
+
     needs = training_estimate(model, shape)
     n_inputs, n_outputs = model.shapes(shape.n_items)[model.gaussian]
     return replace(needs, model_bytes=needs.model_bytes - 4 * (n_inputs + 1) * (n_outputs // 2))

@@ -13,7 +13,8 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from recscale.contract import Choice, ModelSpec, Range
-from recscale.models._entries import EntryTrained, KeptNumbers, Tables, estimate
+from recscale.models._entries import EntryTrained, KeptNumbers, Tables
+from recscale.models._entries_needs import estimate
 from recscale.models._entry_trainer import Drawn
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from msgspec import Meta
 
 from recscale.contract import Choice, Estimate, ModelSpec, Range, Shape
-from recscale.models._autoencoder import Autoencoder, Layers, Step, training_estimate
+from recscale.models._autoencoder import Autoencoder, Layers, Step
 from recscale.models._variational import Gaussian, drawn, log_density, mixed_by_coordinate, sample
 
 if TYPE_CHECKING:
@@ -145,6 +145,8 @@ def composite(latent: torch.Tensor, previous: Gaussian) -> torch.Tensor:
 
 def estimate(model: RecVAE, shape: Shape) -> Estimate:
     """What the training of an autoencoder needs and the encoder before; log sigma^2 is left out of the model."""
+    from recscale.models._autoencoder_needs import training_estimate
+
     needs = training_estimate(model, shape)
     n_inner = sum(_sizes(model, shape.n_items))
     norms = 2 * DEPTH * model.shapes(shape.n_items)["encoder"][1]

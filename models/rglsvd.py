@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from recscale.contract import Choice, ModelSpec, Range
-from recscale.models._glsvd import GLSVD, estimate
+from recscale.models._glsvd import GLSVD
+from recscale.models._glsvd_needs import estimate
 
 if TYPE_CHECKING:
     from recscale.models._local_factors import Recipe

@@ -127,7 +127,13 @@ def test_the_estimate_of_a_helper_module_counts(plugin):
 
 
 @pytest.mark.parametrize(
-    ("imported_by", "counts"), [("def needs():\n    import _helper\n", False), ("import _helper\n", True)]
+    ("imported_by", "counts"),
+    [
+        ("def needs():\n    import _helper\n", False),
+        ("from _helper import needs\n", False),
+        ("from _helper import needs, x\n", True),
+        ("import _helper\n", True),
+    ],
 )
 def test_what_the_estimate_alone_imports_decides_no_result(tmp_path, imported_by, counts):
     path, helper, found = tmp_path / "my_model.py", tmp_path / "_helper.py", []
