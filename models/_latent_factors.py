@@ -65,7 +65,7 @@ class LatentFactors(EntryTrained):
 
     def kept_numbers(self) -> KeptNumbers:
         """Return the size of `items`, `biases` and the first vector of a user."""
-        return KeptNumbers(self.factors, 1, self.factors, self.factors * 2e-9)
+        return KeptNumbers(self.factors, 1, self.factors)
 
     def item_vectors(self) -> NDArray[np.float32]:
         """Return y (I, D) without the biases, which raise an item for all users alike: they are no place."""

@@ -19,6 +19,6 @@ def looked_at_bytes(shape: Shape, at_most: int | None = None) -> int:
     return min(BLOCK_BYTES, 4 * shape.n_items * judges(shape, at_most))
 
 
-def validation_bytes(shape: Shape) -> int:
+def validation_bytes(shape: Shape, at_most: int | None = None) -> int:
     """Return what the NDCG of the validation users takes."""
-    return NDCG_COPIES * looked_at_bytes(shape)
+    return NDCG_COPIES * looked_at_bytes(shape, at_most)

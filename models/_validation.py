@@ -49,12 +49,12 @@ def _sum(scores: Scores, known: sp.csr_array, wanted: sp.csr_array, measure: Mea
     import torch
 
     scores = torch.as_tensor(scores)
-    if measure == "mrr" and scores.device.type == "cpu":
-        from recscale.models._reciprocal_rank import reciprocal_ranks
+    if scores.device.type == "cpu":
+        from recscale.models._target_ranks import ndcg, reciprocal_ranks
 
-        values, is_finite = reciprocal_ranks(
-            scores.detach().numpy(), known.indptr, known.indices, wanted.indptr, wanted.indices
-        )
+        places = known.indptr, known.indices, wanted.indptr, wanted.indices
+        ranked = scores.detach().numpy()
+        values, is_finite = ndcg(ranked, *places) if measure == "ndcg" else reciprocal_ranks(ranked, *places)
         if is_finite:
             return float(values.sum(dtype=np.float64))
     elif torch.isfinite(scores).all():

@@ -183,7 +183,7 @@ def estimate(model: HVamp, shape: Shape) -> Estimate:
         # weights, gradients, two moments and the best epoch; cut to 0 and 1, kept ones, visible ones, and a gradient
         peak_bytes=needs.peak_bytes + 4 * 9 * inputs + 4 * shape.n_items * shapes["upper_encoder"][1],
         model_bytes=needs.model_bytes - 4 * unread,
-        fit_seconds=(needs.fit_seconds or 0.0) + 6 * inputs * shapes["upper_encoder"][1] * steps / 6e10,
+        fit_seconds=(needs.fit_seconds or 0.0) + 6 * inputs * shapes["upper_encoder"][1] * steps / 1.7e10,
     )
 
 

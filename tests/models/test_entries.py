@@ -7,10 +7,11 @@ import scipy.sparse as sp
 import torch
 
 from recscale.checkpoint import Checkpoint
-from recscale.contract import FitContext, Shape
+from recscale.contract import FitContext, HeldOut, Shape
 from recscale.errors import DataError, DeadlineExceeded, NumericalError, UsageError
-from recscale.models._entries import estimate
+from recscale.models._entries_needs import estimate
 from recscale.models._entry_trainer import Drawn, EntryTrainer
+from recscale.models._judges import with_judges
 from recscale.models._unseen import Unseen
 from recscale.models.gmf import GMF
 from recscale.models.mf_bpr import MFBPR
@@ -50,6 +51,19 @@ def test_no_item_of_the_row_is_drawn_and_every_other_one_as_often(random_rows):
         missing = rows[[user]].toarray()[0] == 0
         assert counts[~missing].sum() == 0
         np.testing.assert_allclose(counts[missing], 6000 / missing.sum(), rtol=0.1)
+
+
+def test_many_validation_users_are_judged_by_at_most_a_thousand_of_them():
+    everyone = sp.csr_array(np.arange(1.0, 2501.0)[:, None])
+    context = FitContext(validation=HeldOut(everyone, everyone))
+    few = FitContext(validation=HeldOut(everyone[:1000], everyone[:1000]))
+
+    judges = with_judges(context).validation
+
+    np.testing.assert_array_equal(judges.history.toarray()[:, 0], np.arange(1.0, 2501.0, 3))
+    np.testing.assert_array_equal(judges.target.toarray()[:, 0], np.arange(1.0, 2501.0, 3))
+    assert with_judges(few) is few
+    assert with_judges(ALONE) is ALONE
 
 
 @pytest.mark.parametrize("model", MODELS)

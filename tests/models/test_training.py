@@ -320,13 +320,34 @@ def test_ties_count_half_in_the_reciprocal_rank():
     assert value == pytest.approx(1 / 3)  # among five equals the middle one
 
 
-def test_the_counted_reciprocal_rank_is_that_of_the_masked_scores_to_the_bit():
-    rng = np.random.default_rng(1)
-    kind = rng.choice(3, size=(50, 400), p=[0.8, 0.1, 0.1])
+def test_ties_count_half_in_the_ndcg():
+    value = validation_value(lambda history: torch.zeros(history.shape), ranked_validation(), "ndcg")
+
+    assert value == pytest.approx(1 / np.log2(1 + 3))
+
+
+def some_scores(rng, n_levels=None):
+    """Return histories, targets and scores of 50 users and 400 items, of so many levels or all different."""
+    kind = rng.choice(3, size=(50, 400), p=[0.6, 0.1, 0.3])
     kind[7][kind[7] == 2] = 0  # a user without targets
+    kind[9][9:] = 0  # and one with few
     known, wanted = (sp.csr_array((kind == part).astype(np.float32)) for part in (1, 2))
-    scores = torch.from_numpy(rng.integers(0, 60, (50, 400)).astype(np.float32))  # many ties
+    scores = rng.permutation(50 * 400).reshape(50, 400) if n_levels is None else rng.integers(0, n_levels, (50, 400))
+    return torch.from_numpy(scores.astype(np.float32)), known, wanted
+
+
+def test_the_counted_reciprocal_rank_is_that_of_the_masked_scores_to_the_bit():
+    scores, known, wanted = some_scores(np.random.default_rng(1), n_levels=60)  # many ties
 
     counted = _validation._sum(scores, known, wanted, "mrr")
 
     assert counted == float(_validation._mrr(*_validation._masked(scores, known, wanted)).double().sum()) > 0
+
+
+def test_the_counted_ndcg_is_that_of_the_masked_scores():
+    scores, known, wanted = some_scores(np.random.default_rng(1))
+
+    counted = _validation._sum(scores, known, wanted, "ndcg")
+
+    expected = float(_validation._ndcg(*_validation._masked(scores, known, wanted)).double().sum())
+    assert counted == pytest.approx(expected, rel=1e-6)
