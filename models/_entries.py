@@ -73,8 +73,8 @@ class EntryTrained(Model):
     regularization: Annotated[float, Meta(ge=0)] = 1e-6
     negatives: Annotated[int, Meta(ge=1)] = 1
     # NDCG@100 of validation users of debian-depends after 20 to 40 epochs: GMF .600, MF-BPR .581, NeuMF .578, uCML .457
-    # With steps of 1,024, 4,096 and 8,192 entries at .003, .006 and .01: MF-BPR .583 .583 .576, GMF .600 .600, uCML .463
-    # .480; an epoch of gowalla takes 9.3, 4.0 and 3.3 s
+    # In steps of 1,024, 4,096 and 8,192 at .003, .006 and .01: MF-BPR .583 .583 .576, GMF .600 .600, uCML .463 .480;
+    # an epoch of gowalla takes MF-BPR 9.3, 4.0 and 3.3 s
     learning_rate: Annotated[float, Meta(gt=0)] = 0.006
     epochs: Annotated[int, Meta(ge=1)] = 150
     batch_size: Annotated[int, Meta(ge=1)] = 4096
