@@ -102,26 +102,42 @@ def explain(
 
 
 def model(name: str, *, plugins: Sequence[str] = (), **parameters: Any) -> Model:
-    """Return an unfitted model by name. Raises UnknownName or UsageError."""
-    built: Model = build(registry.model_spec(name, plugins).model, name, parameters)
+    """Return an unfitted model by name, `ease` or `ease[l2=500]`. Raises UnknownName or UsageError."""
+    from recscale.running.references import parse_single
+
+    written, given = parse_single(name)
+    built: Model = build(registry.model_spec(written, plugins).model, written, given | parameters)
     return built
 
 
 def dataset(name: str, *, filter: str | Filter | None = None, plugins: Sequence[str] = (), **options: Any) -> Dataset:
-    """Load a data set by name through its own filter, or the one given. Raises UnknownName or DataError."""
-    from recscale.evaluation.filtering import apply_filter, resolve_filter
+    """Load a data set by name, `gowalla` or `gowalla[filter=none,users=0.25]`, through its own filter or the one given.
 
-    spec = registry.dataset_spec(name, plugins)
-    rule = filter if isinstance(filter, Filter) else resolve_filter(filter or spec.filter, {})
-    return apply_filter(build(spec.source, name, options).load(), rule)
+    Raises UnknownName, UsageError or DataError.
+    """
+    from recscale.evaluation.filtering import apply_filter
+    from recscale.evaluation.subsampling import Subsample, take_subsample
+    from recscale.running.references import parse_single, resolve_data
+
+    written, given = parse_single(name)
+    named = {"filter": filter} if isinstance(filter, str) else {}
+    data = resolve_data({written: given | options | named}, "fold-in", list(plugins))
+    loaded = build(registry.dataset_spec(data.name, plugins).source, data.name, data.options).load()
+    rule = filter if isinstance(filter, Filter) else Filter(**data.filter)
+    return take_subsample(apply_filter(loaded, rule), Subsample(**data.shares))
 
 
 def split(data: Dataset, protocol: str = "fold-in", **options: Any) -> Split:
-    """Return the training rows and held-out users of a data set under a protocol. Raises UnknownName."""
+    """Return the training rows and held-out users of a data set under a protocol, `fold-in` or `fold-in[liked=4]`.
+
+    Raises UnknownName or UsageError.
+    """
     from recscale.evaluation.protocols import resolve_protocol
     from recscale.evaluation.splitting import split as divide
+    from recscale.running.references import parse_single
 
-    return divide(data, resolve_protocol(protocol, options))
+    name, given = parse_single(protocol)
+    return divide(data, resolve_protocol(name, given | options))
 
 
 def evaluate(fitted: Model, held_out: HeldOut, metrics: Sequence[str]) -> Evaluation:

@@ -40,6 +40,15 @@ def parse_reference(written: str | Mapping[str, Any]) -> tuple[str, dict[str, li
     return matched[1], _parse_options(written, matched[2] or "")
 
 
+def parse_single(written: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the name and the value of each option. Raises UsageError, also for an option with several values."""
+    name, options = parse_reference(written)
+    for key, values in options.items():
+        if len(values) != 1:
+            raise UsageError(f"{name}: {key} takes one value, not {len(values)}")
+    return name, {key: value for key, (value,) in options.items()}
+
+
 def _parse_options(written: str, inside: str) -> dict[str, list[Any]]:
     options: dict[str, list[Any]] = {}
     current = ""
@@ -79,10 +88,9 @@ def resolve_data(dataset: str | Mapping[str, Any], protocol: str, plugins: list[
     An option of a data set is one of its own, a field of Filter, `filter`, the name of a filter, or a field of
     Subsample. Raises UnknownName or UsageError.
     """
-    written, values = parse_reference(dataset)
+    written, given = parse_single(dataset)
     name = registry.canonical_name("dataset", written)
     spec = registry.dataset_spec(name, plugins)
-    given = {key: _single(written, key, value) for key, value in values.items()}
     own, rules, kept = _divide(name, given, option_types(spec.source))
     held = _protocol(protocol)
     if held.name == "fixed" and not spec.has_fixed_split:
@@ -137,11 +145,4 @@ def _divide(
 
 
 def _protocol(written: str) -> ProtocolOptions:
-    name, values = parse_reference(written)
-    return resolve_protocol(name, {key: _single(name, key, value) for key, value in values.items()})
-
-
-def _single(owner: str, key: str, values: list[Any]) -> Any:
-    if len(values) != 1:
-        raise UsageError(f"{owner}: {key} takes one value, not {len(values)}")
-    return values[0]
+    return resolve_protocol(*parse_single(written))

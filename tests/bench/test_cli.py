@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from recscale.cli import main
+from recscale.contract import Filter
+from recscale.errors import UsageError
 from recscale.registry import entries
 
 CSV = "user,item,rating\n" + "".join(
@@ -294,3 +296,23 @@ def test_a_matrix_is_fitted_and_scored_in_three_lines():
     model = recscale.model("popularity").fit(matrix)
 
     assert model.score(matrix[:2]).shape == (2, 6)
+
+
+def test_python_reads_names_with_options_as_the_command_line_does(tmp_path):
+    import recscale
+
+    path = tmp_path / "log.csv"
+    path.write_text("user,item\n" + "".join(f"u{u},i{(u + k) % 7}\n" for u in range(40) for k in range(5)))
+
+    whole = recscale.dataset("file", path=str(path))
+    half = recscale.dataset(f"file[path={path},users=0.5]")
+    fewer = recscale.dataset("file", path=str(path), filter=Filter(drop_top_items=1))
+    split = recscale.split(whole, "fold-in[n_heldout=3]")
+
+    assert (whole.interactions.shape[0], half.interactions.shape[0]) == (40, 20)
+    assert fewer.interactions.shape == (40, 6)
+    assert split.test.n_users == recscale.split(whole, n_heldout=3).test.n_users == 3
+    assert recscale.model("ease[l2=7]") == recscale.model("ease", l2=7)
+    for call in (lambda: recscale.model("ease[l2=7,8]"), lambda: recscale.split(whole, "fold-in[n_heldout=3,4]")):
+        with pytest.raises(UsageError, match="takes one value, not 2"):
+            call()
