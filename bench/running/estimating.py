@@ -16,7 +16,7 @@ from recscale.contract import Estimate, ModelSpec, Shape
 from recscale.errors import RecscaleError
 from recscale.measuring.budget import refusal
 from recscale.measuring.machine import calibrate, each_device, kind_of
-from recscale.measuring.size import format_bytes
+from recscale.measuring.size import format_bytes, format_seconds
 from recscale.records.estimates import (
     MEMORY,
     TIME,
@@ -180,8 +180,16 @@ class PastFits:
         return self._specs[name]
 
 
-def why_refused(job: Job, memory: Corrected | None) -> str | None:
-    """Return why a job cannot fit its budget, in one line: even the lower end of its estimate is beyond the limit."""
+def why_refused(job: Job, forecast: Forecast) -> str | None:
+    """Return why a job cannot fit its budget, in one line: even the lower end of its estimate is beyond the limit.
+
+    The formula of memory refuses by itself. That of time does once earlier fits have corrected it, and never a trial
+    that may be pruned, which is meant to end before its time.
+    """
+    return _too_large(job, forecast.memory) or _too_slow(job, forecast.time)
+
+
+def _too_large(job: Job, memory: Corrected | None) -> str | None:
     if memory is None:
         return None
     least, value, limit, what = memory.low, memory.value, job.limits.max_gpu_memory_bytes, "GPU memory"
@@ -189,10 +197,22 @@ def why_refused(job: Job, memory: Corrected | None) -> str | None:
         processes = PROCESS_BYTES * len(each_device(job.device or "cpu"))
         least, value, limit, what = least + processes, value + processes, job.limits.max_memory_bytes, ""
     reason = refusal(round(least), limit, what=what)
-    if reason is None or not memory.n_fits:
-        return reason
-    by = f"{memory.n_fits} earlier fit{'s' * (memory.n_fits != 1)}"
-    return f"{reason}; that is the least, {format_bytes(value)} are expected by {by}"
+    return reason and reason + _expected(format_bytes(value), memory)
+
+
+def _too_slow(job: Job, time: Corrected | None) -> str | None:
+    limit = job.limits.timeout_seconds
+    if time is None or limit is None or not time.n_fits or job.may_be_pruned or time.low <= limit:
+        return None
+    needed, allowed = format_seconds(time.low), format_seconds(limit)
+    if needed == allowed:
+        needed, allowed = f"{time.low:,.3f} s", f"{limit:,.3f} s"
+    return f"the fit takes about {needed}, the limit is {allowed}{_expected(format_seconds(time.value), time)}"
+
+
+def _expected(value: str, by: Corrected) -> str:
+    fits = f"{by.n_fits} earlier fit{'s' * (by.n_fits != 1)}"
+    return f"; that is the least, {value} are expected by {fits}" if by.n_fits else ""
 
 
 def _kind(device: str | None) -> str:

@@ -15,7 +15,11 @@ from recscale.records.record import JUDGE, SCHEMA_VERSION, Part, Phase, RunRecor
 
 FIT_FILE, FITTED_FILE = "model.npz", "fitted.json"  # in the folder of a worker: a saved model, and the Fitted of it
 PER_USER_FILE, COCLUSTER_FILE = "per_user.npz", "coclusters.npz"  # there too: arrays that go into the store
-MEMORY_FAILURES = ("refused", "out_of_memory")
+_LIMITS = {  # by what ran out
+    "timeout": "timeout_seconds",
+    "out_of_memory": "max_memory_bytes",
+    "out_of_gpu_memory": "max_gpu_memory_bytes",
+}
 CLEARLY_LARGER = 1.25  # free memory, the limit where none is given, is never the same twice
 
 
@@ -142,7 +146,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         A finished record settles it if it has every metric asked for and keeps to the budget that a person has `asked`
         for, without the share of the free memory that is the limit where none is given; one that was pruned does where
         this job may be, too. A failure settles it unless `overwrite` is "failed", or it failed for want of memory or
-        time and the limit is clearly larger now.
+        time and the limit is clearly larger now; any of the limits, where it was refused.
         """
         if overwrite == "always":
             return False
@@ -152,15 +156,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             return self.may_be_pruned
         if overwrite == "failed":
             return False
-        pairs = {
-            "timeout": (self.limits.timeout_seconds, record.timeout_seconds),
-            "out_of_gpu_memory": (self.limits.max_gpu_memory_bytes, record.max_gpu_memory_bytes),
-            **dict.fromkeys(MEMORY_FAILURES, (self.limits.max_memory_bytes, record.max_memory_bytes)),
-        }
-        if record.status not in pairs:
-            return True
-        now, then = (float("inf") if limit is None else limit for limit in pairs[record.status])
-        return now <= then * CLEARLY_LARGER
+        limits = list(_LIMITS.values()) if record.status == "refused" else [_LIMITS.get(record.status)]
+        pairs = [(getattr(self.limits, limit), getattr(record, limit)) for limit in limits if limit]
+        return not any(then is not None and (now or math.inf) > then * CLEARLY_LARGER for now, then in pairs)
 
     def blank_record(self) -> dict[str, Any]:
         """Return the fields of a record that are known before the job runs."""

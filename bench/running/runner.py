@@ -129,7 +129,7 @@ class Runner:
             if record is not None and job.is_settled_by(record, self.overwrite, self.suite.limits()):
                 plan.settled[job.key] = record
             plan.forecasts[job.key] = forecast = self._past_fits.forecast(job)
-            if reason := why_refused(job, forecast.memory):
+            if reason := why_refused(job, forecast):
                 plan.refusals[job.key] = reason
         return plan
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import recscale
@@ -11,7 +12,7 @@ from recscale.records.estimates import MEMORY, TIME
 from recscale.records.record import Phase, RunRecord
 from recscale.records.store import Store
 from recscale.running.display import Silent
-from recscale.running.estimating import PastFits
+from recscale.running.estimating import PastFits, why_refused
 from recscale.running.runner import Runner, open_store
 from recscale.running.suite import Suite
 
@@ -83,6 +84,42 @@ def test_a_formula_that_says_too_much_refuses_no_more_once_fits_have_shown_it(tm
 
     assert list(alone.refusals.values()) == ["needs about 840 MB, the limit is 800 MB"]
     assert frame["status"].tolist() == ["ok"]
+
+
+def slow(plugin):
+    """Write a model whose fits take 0.6 s or more, and whose formula says 0.1 s."""
+    more = ", estimate=lambda model, shape: Estimate(1, 80, 0.1)"
+    path = Path(plugin("good", body="import time; time.sleep(0.6)", more=more))
+    path.write_text(path.read_text().replace("Model, ModelSpec\n", "Estimate, Model, ModelSpec\n", 1))
+    return str(path)
+
+
+def test_only_fits_that_lasted_too_long_refuse_for_time_and_no_trial_that_may_be_pruned(tmp_path, data_file, plugin):
+    model, limited = slow(plugin), {"seeds": [2], "timeout": "50ms"}
+    run(data_file, model, tmp_path / "s", seeds=[0, 1])
+
+    alone = plan(data_file, model, tmp_path / "other", **limited)
+    informed = plan(data_file, model, tmp_path / "s", **limited)
+    enough = plan(data_file, model, tmp_path / "s", seeds=[2], timeout="1h")
+    (record,) = run(data_file, model, tmp_path / "s", **limited).to_dict("records")
+
+    assert not alone.refusals and not enough.refusals
+    (job,), (forecast,), (reason,) = informed.jobs, informed.forecasts.values(), informed.refusals.values()
+    assert "the limit is 50 ms" in reason and "are expected by 2 earlier fits" in reason
+    assert (record["status"], record["reason"]) == ("refused", reason)
+    assert why_refused(msgspec.structs.replace(job, may_be_pruned=True), forecast) is None
+
+
+def test_a_job_that_was_refused_for_its_time_runs_once_there_is_clearly_more(tmp_path, data_file, plugin):
+    model = slow(plugin)
+    run(data_file, model, tmp_path / "s", seeds=[0, 1])
+    run(data_file, model, tmp_path / "s", seeds=[2], timeout="50ms")
+
+    (same,) = plan(data_file, model, tmp_path / "s", seeds=[2], timeout="60ms").settled.values()
+    found = run(data_file, model, tmp_path / "s", seeds=[2], timeout="1h")
+
+    assert same.status == "refused"
+    assert found["status"].tolist() == ["ok"]
 
 
 def test_records_hold_what_every_formula_needs_to_know_of_a_split(tmp_path, data_file, plugin):
