@@ -113,19 +113,25 @@ def triplet_loss(anchors: torch.Tensor, positives: torch.Tensor, margin: float) 
     return (margin + own - torch.where(farther.any(1), nearest, farthest)).relu().mean()
 
 
-def shortlists(
-    train: sp.csr_array, memberships: NDArray[np.float32], size: int, total: str, least: int
-) -> sp.csr_array:
+def voting(memberships: NDArray[np.float32], top: int) -> sp.csr_array:
+    """Return the memberships (B, N) of each user in the `top` clusters of the largest alone."""
+    top = min(top, memberships.shape[1])
+    first = np.sort(np.argsort(-memberships, axis=1, kind="stable")[:, :top], axis=1)
+    values = np.take_along_axis(memberships, first, axis=1).ravel()
+    return sp.csr_array((values, first.ravel(), np.arange(len(memberships) + 1) * top), shape=memberships.shape)
+
+
+def shortlists(train: sp.csr_array, votes: sp.csr_array, size: int, total: str, popular: int | None) -> sp.csr_array:
     """Return the contributions (N, I) of the `size` best items of each cluster.
 
-    The contribution of an item is the mean membership of its users (`mean`) or their sum (`sum`); items of fewer than
-    `least` users are left out.
+    The contribution of an item is the mean (`mean`) or the sum (`sum`) of the votes (U, N) that its users have for the
+    cluster. Items that are not among the `popular` of the most users are left out; None leaves none out.
     """
-    n_users = np.diff(train.tocsc().indptr)
-    added = np.ascontiguousarray((train.T @ memberships).T)  # (N, I)
+    columns = sp.csr_array(train.T)
+    added = np.ascontiguousarray((columns @ votes.toarray()).T)  # (N, I)
     if total == "mean":
-        added /= np.maximum(n_users, 1)
-    added[:, n_users < max(least, 1)] = 0
+        added /= np.maximum((columns @ (votes.toarray() > 0).astype(np.float32)).T, 1)
+    added[:, np.argsort(-np.diff(columns.indptr), kind="stable")[popular:] if popular else []] = 0
     size = min(size, added.shape[1])
     best = np.argpartition(-added, size - 1, axis=1)[:, :size].astype(np.int32)
     values = np.take_along_axis(added, best, axis=1).ravel()

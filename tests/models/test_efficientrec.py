@@ -8,12 +8,12 @@ import torch
 from recscale.checkpoint import Checkpoint
 from recscale.contract import FitContext, Shape
 from recscale.errors import DataError, DeadlineExceeded, UsageError
-from recscale.models._efficientrec import Encoder, shortlists, split_halves, triplet_loss
+from recscale.models._efficientrec import Encoder, shortlists, split_halves, triplet_loss, voting
 from recscale.models.efficientrec import SPEC, EfficientRec
 from recscale.testing.board import placement, planted_board
 
 ALONE = FitContext(n_threads=1)  # tables this small are slower on two
-SMALL = {"clusters": 6, "factors": 5, "hidden": 7, "epochs": 2, "least_users": 1}
+SMALL = {"clusters": 6, "factors": 5, "hidden": 7, "epochs": 2}
 
 
 class Killed(Exception):
@@ -87,19 +87,30 @@ def test_the_halves_of_a_row_are_disjoint_and_of_one_length():
         np.testing.assert_array_equal(np.diff(half.indptr), lengths // 2)
 
 
+def test_a_user_votes_with_the_clusters_of_the_largest_memberships():
+    memberships = np.array([[0.1, 0.9, 0.5, 0.9], [0.4, 0.3, 0.2, 0.1]], np.float32)
+
+    np.testing.assert_array_equal(voting(memberships, 2).toarray(), np.float32([[0, 0.9, 0, 0.9], [0.4, 0.3, 0, 0]]))
+    np.testing.assert_array_equal(voting(memberships, 9).toarray(), memberships)
+
+
 @pytest.mark.parametrize("total", ["mean", "sum"])
-def test_a_shortlist_holds_the_items_of_the_largest_contributions(total):
+@pytest.mark.parametrize("popular", [None, 15])
+def test_a_shortlist_holds_what_its_own_users_contribute_most_to(total, popular):
     train, memberships = random_rows(), np.random.default_rng(0).random((40, 3)).astype(np.float32)
-    dense = train.toarray()
-    expected = memberships.T @ dense
-    if total == "mean":
-        expected = expected / np.maximum(dense.sum(axis=0), 1)
-    expected[:, dense.sum(axis=0) < 10] = 0
+    liked = train.toarray()
+    votes = voting(memberships, 2)
+    ranked = sorted(range(25), key=lambda item: (-liked[:, item].sum(), item))
 
-    lists = shortlists(train, memberships, 4, total, 10).toarray()
+    lists = shortlists(train, votes, 4, total, popular).toarray()
 
-    assert 0 < (expected[0] == 0).sum() < 21
-    for row, wanted in zip(lists, expected, strict=True):
+    for cluster, row in enumerate(lists):
+        own = [user for user in range(40) if cluster in np.argsort(-memberships[user])[:2]]
+        assert 0 < len(own) < 40
+        wanted = np.zeros(25)
+        for item in ranked[:popular]:
+            values = [memberships[user, cluster] for user in own if liked[user, item]]
+            wanted[item] = sum(values) if total == "sum" or not values else np.mean(values)
         best = np.argsort(-wanted)[:4]
         np.testing.assert_array_equal(np.flatnonzero(row), np.sort(best))
         np.testing.assert_allclose(row[best], wanted[best], rtol=1e-5)
@@ -129,7 +140,7 @@ def test_the_size_does_not_grow_with_the_users():
 
 def test_size_and_estimate_agree():
     train = random_rows(n_users=200)
-    model = EfficientRec(**SMALL, shortlist=10).fit(train, ALONE)
+    model = EfficientRec(**SMALL, shortlist=10, top_clusters=6).fit(train, ALONE)
 
     estimate = SPEC.estimate(model, Shape.of(train))
 
