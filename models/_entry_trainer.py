@@ -109,7 +109,9 @@ class EntryTrainer:
     def kept(self) -> tuple[dict[str, torch.Tensor], NDArray[np.int64] | None]:
         """Return what the model keeps, of items or clusters of items, and the cluster of each item if there are any."""
         tables: Tables = {name: table.detach() for name, table in self.tables.items()}
-        kept = {**self.model.kept({**tables, "item": self.items.table()}), "start": tables["user"].mean(0)}
+        users = tables["user"]
+        start = users.mean(0) if len(users) else users.new_zeros(users.shape[1])
+        kept = {**self.model.kept({**tables, "item": self.items.table()}), "start": start}
         return kept, self.items.assignment() if isinstance(self.items, ClusteredEmbedding) else None
 
     def before_epoch(self, epoch: int) -> None:

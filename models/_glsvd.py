@@ -55,7 +55,7 @@ class GLSVD(Model):
     local_factors: Annotated[int, Meta(ge=1)] | None = None
     n_clusters: Annotated[int, Meta(ge=1)] = 8
     cluster_factors: Annotated[int, Meta(ge=1)] = 32
-    epochs: Annotated[int, Meta(ge=1)] = 10
+    epochs: Annotated[int, Meta(ge=1)] = 30
     local_items: Literal["all", "own"] = "all"
 
     def fit(self, train: sp.csr_array, context: FitContext = FitContext()) -> Self:

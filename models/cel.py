@@ -185,6 +185,8 @@ def estimate(model: CEL, shape: Shape) -> Estimate:
         kept = 4 * model.factors * shape.n_items + bias
     else:
         kept = 4 * model.factors * n_shared + shape.n_items * (1 if n_shared <= 256 else 2) + bias
+    if model.fold_in == "cluster" and model.clusters is not None and model.cluster != "items":
+        kept += 4 * model.factors * min(model.clusters, shape.n_users)
     losses = 0 if model.clusters is None else min(2**28, int(1.1 * shape.n_interactions * n_shared))
     return Estimate(
         peak_bytes=5 * vectors * rows + 8 * shape.n_interactions + losses + validation_bytes(shape),
@@ -203,7 +205,9 @@ SPEC = ModelSpec(
         "regularization": Range(1e-3, 0.1, log=True),
         "unobserved_weight": Range(0.01, 1.0, log=True),
         "factors": Choice((16, 32, 64, 128)),
-        "epochs": Range(8, 32),
+        "epochs": Range(8, 96, log=True),
+        "growth_share": Range(0.4, 0.8),
+        "learning_rate": Range(0.01, 0.1, log=True),
     },
     devices=("cpu", "cuda"),
     estimate=estimate,

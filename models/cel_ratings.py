@@ -32,9 +32,10 @@ class RatingCEL(Model):
     Clustered Embedding Learning of a non-negative factorisation (Chen et al. 2023, WWW, arXiv 2302.01478), minimising
     sum_known (r_ui - u . A_c(i))^2 + c1 (|U|^2 + |A|^2) + c2 sum_c |A_c - mean(A)|^2 by full-batch steps, each
     gradient of a cluster divided by the number of its entities, all vectors kept at or above zero. The defaults are
-    those of the authors' public code, where items are clustered, but for the steps (6,000 there) and the growth (`one`
-    there, which ends at 81 clusters); with personal_from = 800 its last phase too. Decided here: entities move for
-    strictly smaller losses only, and what cannot be parted is not split. Predictions are not clipped.
+    those of the authors' public code, where items are clustered, but for the steps (6,000 there), the rate of `sgd`
+    (which falls there as 1 / (1 + step / 10,000)), and the growth (`one` there, which ends at 81 clusters); with
+    personal_from = 800 its last phase too. Decided here: entities move for strictly smaller losses only, and what
+    cannot be parted is not split. Predictions are not clipped.
     The model holds no vectors of users. That of a user minimises sum_{i rated} (r_i - u . A_c(i))^2 + c1 |u|^2 over
     u >= 0, all else frozen: of a training user, what the training converges to; where users are clustered, it is the
     vector of the cluster whose squared error on the history is least. Without a rating it is 0, and so are predictions.

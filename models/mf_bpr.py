@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class MFBPR(LatentFactors):
     """Score an item by its bias and the product of its vector with the user's: s_ui = x_u . y_i + b_i.
 
-    Lowers the mean over entries (u, i) and items j that u does not have of -ln sigma(s_ui - s_uj)
-    + lambda / 2 (|x_u|^2 + |y_i|^2 + |y_j|^2), j drawn evenly (Rendle et al. 2009, UAI, section 4), by Adam as in the
-    ELFM paper. `bpr` is the same objective by implicit, whose negatives are drawn by popularity and whose steps are
+    Lowers the mean over entries (u, i), each with items j that u does not have, of mean_j -ln sigma(s_ui - s_uj)
+    + lambda / 2 (|x_u|^2 + |y_i|^2 + sum_j |y_j|^2), j drawn evenly (Rendle et al. 2009, UAI, section 4), by Adam as in
+    the ELFM paper. `bpr` is the same objective by implicit, whose negatives are drawn by popularity and whose steps are
     those of plain stochastic gradients. The biases are not penalised.
 
     The options, the inference and the errors are those of `EntryTrained`.

@@ -31,7 +31,7 @@ class NeuMF(EntryTrained):
     of D numbers from the 2 D of [x', y'], each further one of half as many. Trained from the start, without the
     pre-training of section 3.4.1, on the loss of `gmf`: the mean over entries of their cross entropy with the items
     drawn for them, plus lambda / 2 times the squared lengths of their vectors, by Adam. An unseen user's [x, x'] is
-    trained on the same loss, everything else frozen. (2 U + 3 I) D numbers and more in training.
+    trained on the same loss, everything else frozen. 2 (U + I) D numbers and more in training.
 
     factors: D, of both parts, at least 2^(layers - 1).
     layers: of the perceptron, at least 1.

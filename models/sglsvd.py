@@ -43,10 +43,10 @@ SPEC = ModelSpec(
     title="sGLSVD",
     cite="Christakopoulou and Karypis. Local Latent Space Models for Top-N Recommendation. KDD 2018.",
     size_knob="factors",
-    sizes=(8, 16, 32, 64, 128),
+    sizes=(4, 8, 16, 32, 64, 128),
     space={
-        "n_clusters": Choice((2, 4, 8, 16, 32)),
-        "local_factors": Choice((2, 4, 8, 16, 32)),
+        "n_clusters": Choice((2, 4, 8, 16, 32, 64, 100)),
+        "local_factors": Choice((2, 4, 8, 16, 32, 64)),
         "cluster_factors": Choice((8, 16, 32, 64)),
     },
     estimate=estimate,

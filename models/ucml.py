@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 class UCML(LatentFactors):
     """Score an item by how near it lies to the user: the order of -|x_u - y_i|^2, all vectors in the unit ball.
 
-    Lowers the mean over entries (u, i) and items j that u does not have of
-    max(0, margin + |x_u - y_i|^2 - |x_u - y_j|^2) / 2, and brings each vector back into the ball after each step
-    (Hsieh et al. 2017, WWW, equations 1 and 3). As the ELFM paper's uCML: negatives drawn evenly, neither rank weights
-    nor features nor the penalty of covariance. Without item biases, which are no distances.
+    Lowers the mean over entries (u, i), each with items j that u does not have, of
+    mean_j max(0, margin + |x_u - y_i|^2 - |x_u - y_j|^2) / 2 + lambda / 2 (|x_u|^2 + |y_i|^2 + sum_j |y_j|^2), and
+    brings each vector back into the ball after each step (Hsieh et al. 2017, WWW, equations 1 and 3; they have no
+    lambda). As the ELFM paper's uCML: negatives drawn evenly, neither rank weights nor features nor the penalty of
+    covariance. Without item biases, which are no distances.
     With s_ui = x_u . y_i - |y_i|^2 / 2 the difference of two squared distances is 2 (s_ui - s_uj): s is what is
     returned as the score.
 

@@ -192,6 +192,22 @@ def test_a_model_scores_the_same_after_the_disk(model, clusters, tmp_path, rando
     np.testing.assert_array_equal(model.load(tmp_path / "model.npz").score(history), fitted.score(history))
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_rows_without_any_item_leave_nothing_but_finite_scores(model, random_rows):
+    empty = sp.csr_array((3, random_rows().shape[1]), dtype=np.float32)
+
+    assert np.isfinite(model(epochs=1).fit(empty, ALONE).score(random_rows())).all()
+
+
+def test_the_rate_falls_to_a_tenth_after_each_step(random_rows):
+    def item_moves(**options):
+        start, end = (MFBPR(epochs=n, **options).fit(random_rows(), ALONE).state()["items"] for n in (2, 3))
+        return float((end - start).abs().max())
+
+    assert item_moves(step_epochs=2) < 0.3 * item_moves(step_epochs=3)
+    assert item_moves(step_epochs=3) == item_moves(step_epochs=None)
+
+
 def test_a_matrix_in_which_everyone_has_everything_teaches_nothing():
     model = MFBPR(factors=4, epochs=2).fit(sp.csr_array(np.ones((5, 6), np.float32)), ALONE)
 
