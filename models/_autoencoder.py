@@ -52,7 +52,7 @@ class Autoencoder(Model):
 
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.5
     learning_rate: Annotated[float, Meta(gt=0)] = 0.001
-    epochs: Annotated[int, Meta(ge=1)] = 100
+    epochs: Annotated[int, Meta(ge=1)] = 200
     batch_size: Annotated[int, Meta(ge=1)] = 200
     patience: Annotated[int, Meta(ge=1)] | None = 20
 

@@ -32,9 +32,10 @@ class HVamp(Autoencoder):
     -sum_i x_ui log softmax_i(s_u) + beta (log q(z2|x) - log p(z2) + log q(z1|x, z2) - log p(z1|z2)), with one draw of
     each z a user and step, under p(z1|z2) = N(f(f(z2))) and p(z2) = 1/C sum_c q(z2|u_c), the VampPrior of C learned
     histories u_c of entries from 0 to 1 (Tomczak and Welling 2018, AISTATS). Scores take the means for z.
-    Their code has a logistic likelihood too, and its optimiser divides each gradient by its length before Adam does by
-    its size: neither is here. As there, x is of length 1 and u is not, and what is hidden is drawn for each encoder
-    and for u on its own. Values of X count as so many clicks.
+    Their code has a logistic likelihood too, which their command for Netflix takes, with the beta_cap of here, and its
+    optimiser divides each gradient by its length before Adam does by its size: neither is here. As there, x is of
+    length 1 and u is not, and what is hidden is drawn for each encoder and for u on its own. Values of X count as so
+    many clicks.
     Logits (B, I) are made in each step, no dense row of X ever, but (C, I) of u: 6 C I H multiplications and additions
     a step, twice as many if gated. 3 I H weights are read when scoring, 5 I H if gated, and C I more are trained.
 
@@ -48,14 +49,15 @@ class HVamp(Autoencoder):
     """
 
     # NDCG@100 of validation users, ml-100k in batches of 100 with 100 histories u, beta rising for 30 epochs: 50
-    # factors .441, not gated .420; 100 factors .449. The paper has 200 factors, 1000 histories, a rate of .0005 and
-    # beta rising for 100 epochs, for 100,000 users; with 1000 (here 238) histories a fit took 4.5 times as long
+    # factors .441, not gated .420; 100 factors .449. For 20 or 50 epochs 50 factors .445, .442: with 20 beta is there
+    # before the training may end. The paper has 200 factors, 1000 histories, a rate of .0005 and beta rising for 100
+    # epochs, for 100,000 users; with 1000 (here 238) histories a fit took 4.5 times as long
     factors: Annotated[int, Meta(ge=1)] = 100
     hidden: Annotated[int, Meta(ge=1)] | None = None
     gated: bool = True
     n_pseudo_inputs: Annotated[int, Meta(ge=1)] = 100
     beta_cap: Annotated[float, Meta(ge=0)] = 0.3
-    annealing_epochs: Annotated[int, Meta(ge=0)] = 50
+    annealing_epochs: Annotated[int, Meta(ge=0)] = 20
     learning_rate: Annotated[float, Meta(gt=0)] = field(default=0.002, kw_only=True)
 
     entrances: ClassVar[tuple[str, ...]] = ("upper_encoder", "lower_encoder")

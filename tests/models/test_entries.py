@@ -199,15 +199,6 @@ def test_rows_without_any_item_leave_nothing_but_finite_scores(model, random_row
     assert np.isfinite(model(epochs=1).fit(empty, ALONE).score(random_rows())).all()
 
 
-def test_the_rate_falls_to_a_tenth_after_each_step(random_rows):
-    def item_moves(**options):
-        start, end = (MFBPR(epochs=n, **options).fit(random_rows(), ALONE).state()["items"] for n in (2, 3))
-        return float((end - start).abs().max())
-
-    assert item_moves(step_epochs=2) < 0.3 * item_moves(step_epochs=3)
-    assert item_moves(step_epochs=3) == item_moves(step_epochs=None)
-
-
 def test_a_matrix_in_which_everyone_has_everything_teaches_nothing():
     model = MFBPR(factors=4, epochs=2).fit(sp.csr_array(np.ones((5, 6), np.float32)), ALONE)
 
