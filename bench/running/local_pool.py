@@ -20,6 +20,9 @@ from recscale.running.process import WorkerProcess
 if TYPE_CHECKING:
     from recscale.running.suite import Suite
 
+CALIBRATION_HOLDS_SECONDS = 600.0  # for the runs of one Python process: measuring takes longer than many a job
+_calibrations: dict[int, tuple[float, dict[str, float]]] = {}  # by threads: when it was measured, and what
+
 
 class LocalWorker(WorkerProcess):
     """A worker process of this machine."""
@@ -40,7 +43,7 @@ class LocalWorker(WorkerProcess):
 
 
 class LocalExecutor:
-    """Runs jobs on this machine. Its speed is measured before the first of them."""
+    """Runs jobs on this machine. Its speed is measured before the first of them, unless it was a short while ago."""
 
     shares_fits = True
 
@@ -72,7 +75,7 @@ class LocalExecutor:
         n_threads = request.job.n_threads if request.job else 1
         if not self._calibration:
             self._machine = fingerprint()
-            self._calibration = ask(Request(task="calibrate"), self._work_folder, n_threads=n_threads)["calibration"]
+            self._calibration = _calibration(self._work_folder, n_threads)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         start = Start(machine=self._machine, calibration=self._calibration, at=now)
         return LocalWorker(request, self._work_folder, start, n_threads=n_threads)
@@ -86,6 +89,15 @@ class LocalExecutor:
 
     def close(self) -> None:
         """Do nothing: each worker frees what it holds."""
+
+
+def _calibration(work_folder: Path, n_threads: int) -> dict[str, float]:
+    """Return the speed of this machine on so many threads, measured by a process of its own or a short while ago."""
+    measured, calibration = _calibrations.get(n_threads, (float("-inf"), {}))
+    if time.monotonic() - measured > CALIBRATION_HOLDS_SECONDS:
+        calibration = ask(Request(task="calibrate"), work_folder, n_threads=n_threads)["calibration"]
+        _calibrations[n_threads] = time.monotonic(), calibration
+    return calibration
 
 
 def ask(request: Request, work_folder: Path, *, n_threads: int = 1) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 import recscale
 from recscale.errors import StoreError
 from recscale.records.store import Store
+from recscale.running import local_pool
 
 
 def run(data_file, *plugins, store, **suite):
@@ -100,6 +101,18 @@ def test_a_record_says_what_was_measured(tmp_path, data_file, plugin):
     assert row["calibration"]["gemm_gflops"] > 0
     assert row["device_used"] == "cpu"
     assert row["n_test_users"] + row["dropped_users"] == 6
+
+
+def test_runs_of_one_process_share_the_speed_of_the_machine_for_a_while(tmp_path, data_file, plugin, monkeypatch):
+    def measured(store):
+        return run(data_file, plugin("good"), store=tmp_path / store).iloc[0]["calibration"]
+
+    first, second = measured("one"), measured("two")
+    monkeypatch.setattr(local_pool, "CALIBRATION_HOLDS_SECONDS", 0.0)
+    third = measured("three")
+
+    assert first == second
+    assert first.keys() == third.keys() and first != third
 
 
 def test_finished_jobs_are_not_repeated_and_failed_ones_when_asked(tmp_path, data_file, plugin):
