@@ -55,6 +55,8 @@ class EntryTrainer:
             counts = np.bincount(rows.indices, minlength=rows.shape[1])
             self.items = ClusteredEmbedding(self._clustering(model.clusters), counts, initial[:1])
         self.module: torch.nn.Module = torch.nn.ModuleList([self.tables, self.items.module])
+        # Adam over the whole tables: a step of gowalla, 64 factors, takes it 14 ms; by a kernel that steps the rows of
+        # the batch and makes up for the momentum of the rest when they are read again it took 22
         self.optimiser = torch.optim.Adam(self.module.parameters(), lr=model.learning_rate, fused=True)
 
     def _initial(self, shape: tuple[int, int]) -> tuple[torch.nn.ParameterDict, torch.Tensor]:
