@@ -17,8 +17,8 @@ import io
 import sys
 import tokenize
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,14 +37,18 @@ _TITLES: dict[str, str] = {"model": "model", "dataset": "data set"}
 
 @dataclass(frozen=True)
 class Entry:
-    """One plug-in: its name, where it comes from, and the literal keywords of its SPEC."""
+    """One plug-in: its name, and where it comes from."""
 
     kind: Kind
     name: str
     module: str  # dotted name, or the path of a file
     path: Path | None  # its source, where there is one
     origin: str  # "built in", "entry point of <package>" or "plug-in"
-    literals: Mapping[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def literals(self) -> Mapping[str, Any]:
+        """The keywords of its SPEC that are literals, read when they are asked for: a worker needs them of no model."""
+        return (_literals(self.path, self.kind) if self.path else None) or {}
 
     @property
     def title(self) -> str:
@@ -111,7 +115,7 @@ def code_fingerprint(entry: Entry) -> str:
 @functools.lru_cache(maxsize=512)
 def _decisive(path: Path, modified_ns: int, is_model: bool) -> str:
     """Return the source without comments, docstrings and empty lines, and without a model's SPEC and estimate."""
-    tree, source = _parsed_content(path, modified_ns), path.read_text(encoding="utf-8")
+    tree, source = _parsed(path, modified_ns), path.read_text(encoding="utf-8")
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -148,19 +152,24 @@ def _built_in(kind: Kind) -> list[Entry]:
     for folder in package.__path__:
         for path in sorted(Path(folder).glob("[!_]*.py")):
             name, module = canonical_name(kind, path.stem), f"{_PACKAGES[kind]}.{path.stem}"
-            found.append(Entry(kind, name, module, path, "built in", _literals(path, kind) or {}))
+            found.append(Entry(kind, name, module, path, "built in"))
     return found
 
 
 def _from_entry_points(kind: Kind) -> list[Entry]:
     found = []
-    for point in entry_points(group=_PACKAGES[kind]):
+    for point in _entry_points(_PACKAGES[kind], tuple(sys.path)):
         located = importlib.util.find_spec(point.module)
         path = Path(located.origin) if located and located.origin else None
         origin = f"entry point of {point.dist.name}" if point.dist else "entry point"
-        literals = (_literals(path, kind) if path else None) or {}
-        found.append(Entry(kind, canonical_name(kind, point.name), point.module, path, origin, literals))
+        found.append(Entry(kind, canonical_name(kind, point.name), point.module, path, origin))
     return found
+
+
+@functools.lru_cache(maxsize=8)
+def _entry_points(group: str, search_path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Return the entry points of the packages on the path; reading them takes .05 s, and each model is looked up."""
+    return tuple(entry_points(group=group))
 
 
 def _from_files(kind: Kind, plugins: Sequence[str | Path]) -> list[Entry]:
@@ -172,18 +181,13 @@ def _from_files(kind: Kind, plugins: Sequence[str | Path]) -> list[Entry]:
         kinds = {k: _literals(path, k) for k in _SPEC_CLASSES}
         if not any(literals is not None for literals in kinds.values()):
             raise UsageError(f"{plugin} is no plug-in: it assigns neither SPEC = ModelSpec(...) nor DatasetSpec(...)")
-        literals = kinds[kind]
-        if literals is not None:
-            found.append(Entry(kind, canonical_name(kind, path.stem), str(path), path, f"plug-in {plugin}", literals))
+        if kinds[kind] is not None:
+            found.append(Entry(kind, canonical_name(kind, path.stem), str(path), path, f"plug-in {plugin}"))
     return found
 
 
-def _parsed(path: Path) -> ast.Module:
-    return _parsed_content(path, path.stat().st_mtime_ns)
-
-
 @functools.lru_cache(maxsize=512)
-def _parsed_content(path: Path, modified_ns: int) -> ast.Module:
+def _parsed(path: Path, modified_ns: int) -> ast.Module:
     try:
         return ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError) as error:
@@ -192,7 +196,7 @@ def _parsed_content(path: Path, modified_ns: int) -> ast.Module:
 
 def _literals(path: Path, kind: str) -> dict[str, Any] | None:
     """Return the keywords of the file's `SPEC = <class>(...)` that are literals; None if it has no such line."""
-    for node in _parsed(path).body:
+    for node in _parsed(path, path.stat().st_mtime_ns).body:
         call = _spec_call(node, kind)
         if call is not None:
             return {k.arg: value for k in call.keywords if k.arg and (value := _literal(k.value)) is not None}
@@ -224,18 +228,25 @@ def _with_helpers(path: Path, is_model: bool) -> list[Path]:
     found, waiting = {path}, [path]
     while waiting:
         looked_at = waiting.pop()
-        tree = _parsed(looked_at)
-        foretold = _foretold(tree) if is_model and looked_at == path else []
-        for node in (n for statement in tree.body if statement not in foretold for n in ast.walk(statement)):
-            if not isinstance(node, ast.Import | ast.ImportFrom):
-                continue
-            modules = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
-            for module in modules:
-                helper = path.parent / f"{module.rpartition('.')[2]}.py"
-                if helper.stem.startswith("_") and helper.stem != "__init__" and helper.is_file():
-                    waiting.extend({helper} - found)
-                    found.add(helper)
+        for name in _imported(looked_at, looked_at.stat().st_mtime_ns, is_model and looked_at == path):
+            helper = path.parent / f"{name}.py"
+            if name.startswith("_") and name != "__init__" and helper.is_file():
+                waiting.extend({helper} - found)
+                found.add(helper)
     return sorted(found)
+
+
+@functools.lru_cache(maxsize=512)
+def _imported(path: Path, modified_ns: int, is_model: bool) -> frozenset[str]:
+    """Return the last parts of the names that a file imports, without those for the SPEC and estimate of a model."""
+    tree = _parsed(path, modified_ns)
+    foretold = _foretold(tree) if is_model else []
+    names: set[str] = set()
+    for node in (n for statement in tree.body if statement not in foretold for n in ast.walk(statement)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+            names |= {module.rpartition(".")[2] for module in modules}
+    return frozenset(names)
 
 
 def _spec(entry: Entry) -> Any:
