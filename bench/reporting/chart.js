@@ -85,9 +85,10 @@ class Chart {
       );
       return found;
     };
-    const log = which =>
+    const log = (which, words) =>
       (this[`log${which}`] = make("input", {
         type: "checkbox",
+        "aria-label": words,
         onchange: event => {
           this.state[`log${which}`] = event.target.checked;
           this.change();
@@ -166,9 +167,9 @@ class Chart {
         "div",
         {class: "tools"},
         make("label", {}, "Up ", select("up", "vertical axis")),
-        make("label", {}, log("Up"), " log"),
+        make("label", {}, log("Up", "log, vertical axis"), " log"),
         make("label", {}, "across ", select("across", "horizontal axis")),
-        make("label", {}, log("Across"), " log"),
+        make("label", {}, log("Across", "log, horizontal axis"), " log"),
         make("button", {type: "button", class: "plain", onclick: () => this.save()}, "Save as SVG"),
       ),
       this.frame,
@@ -291,7 +292,7 @@ class Chart {
     await Plotly.react(this.plot, traces, layout, {displayModeBar: false, responsive: true, doubleClick: "reset"});
     this.listen();
     this.host.dataset.drawn = `${this.up.name} ${this.across.name}`;
-    return undefined;
+    return true;
   }
 
   listen() {
@@ -348,7 +349,7 @@ class Chart {
       make("a", {href: `#${run}`}, row.runs.length > 1 ? `run ${index + 1}` : "its run"),
     );
     this.tip.replaceChildren(
-      make("strong", {}, this.nameOf(row)),
+      make("strong", {}, `${this.nameOf(row)} `),
       ...[...lines, row.settings.join(", ")].filter(Boolean).map(words => make("div", {}, `${words} `)),
       make("div", {class: "links"}, ...links),
     );
@@ -374,7 +375,7 @@ class Chart {
   }
 
   async save() {
-    await this.draw();
+    if (!(await this.draw())) return;
     const address = await Plotly.toImage(this.plot, {
       format: "svg",
       width: this.plot.clientWidth,

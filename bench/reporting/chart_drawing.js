@@ -144,7 +144,7 @@ function layoutOf(chart, range, failures, fraction) {
       showarrow: false,
       xanchor: isLeft ? "left" : "right",
       xshift: isLeft ? 8 : -8,
-      font: {color: group.model.colour, size: 12},
+      font: {color: ink(), size: 12}, // many of the models' colours are too light to read
     };
   });
   if (!chart.points.length)

@@ -2,12 +2,13 @@
 async function watch() {
   const shown = document.querySelector("meta[name=recscale-version]").content;
   const told = document.getElementById("recscale-live");
+  const tell = words => told.textContent === words || (told.textContent = words); // what is set anew is read out anew
   try {
     const found = await (await fetch("/version", {cache: "no-store"})).text();
     if (found !== shown) return location.reload();
-    told.textContent = "Live: this page follows the store.";
+    tell("Live: this page follows the store.");
   } catch {
-    told.textContent = "No longer served: this is how things stood last.";
+    tell("No longer served: this is how things stood last.");
   }
   setTimeout(watch, 2000);
 }

@@ -98,4 +98,5 @@ document.querySelectorAll("table.sortable").forEach(sortable);
 document.querySelectorAll("table.filterable").forEach(filterable);
 themeButton();
 window.addEventListener("hashchange", openNamed);
-openNamed();
+// A page that loads itself again stays where its reader is.
+if (performance.getEntriesByType("navigation")[0]?.type !== "reload") openNamed();

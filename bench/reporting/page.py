@@ -254,10 +254,13 @@ class _Making:
         """These, and the one that stands in the page."""
         return self.beside | ({"svg"} if "html" in self.options.formats else set())
 
-    @property
-    def replaced(self) -> set[str]:
-        """The formats of figures that the interactive one replaces in the page."""
-        return self.beside if self.options.has_charts else self.inline
+    def has_chart(self, comparison: Comparison) -> bool:
+        """Tell whether a comparison has an interactive figure: where nothing finished there is no axis."""
+        return self.options.has_charts and bool(comparison.succeeded)
+
+    def replaced(self, comparison: Comparison) -> set[str]:
+        """Return the formats of figures that the interactive one would replace in the page."""
+        return self.beside if self.has_chart(comparison) else self.inline
 
 
 def _overview(comparisons: Sequence[Comparison], making: _Making) -> Drawn | None:
@@ -291,14 +294,14 @@ def _section(comparison: Comparison, anchor: str, making: _Making) -> Section:
         remarks=sections.remarks(comparison),
         commands=sections.commands(comparison),
         names=making.names,
-        chart=interactive.chart(comparison, making.looks, making.names) if making.options.has_charts else None,
+        chart=interactive.chart(comparison, making.looks, making.names) if making.has_chart(comparison) else None,
         runs=runs(comparison, making.names),
     )
 
 
 def _figures(comparison: Comparison, anchor: str, making: _Making) -> list[Drawn]:
     """Return the figures of a section: accuracy against size, against other costs, then what its sizes allow."""
-    found = _replaced_figures(comparison, anchor, making) if making.replaced else []
+    found = _replaced_figures(comparison, anchor, making) if making.replaced(comparison) else []
     if not making.inline:
         return []
     for sweep in sweeps(comparison):
@@ -310,14 +313,14 @@ def _figures(comparison: Comparison, anchor: str, making: _Making) -> list[Drawn
 
 def _replaced_figures(comparison: Comparison, anchor: str, making: _Making) -> list[Drawn]:
     """Return the figures of what the interactive one shows too."""
-    title, metric, looks, wanted = comparison.title, comparison.metric or "accuracy", making.looks, making.replaced
+    title, metric, looks = comparison.title, comparison.metric or "accuracy", making.looks
+    wanted = making.replaced(comparison)
     sizes, costs = draw_sizes(comparison, looks), draw_costs(comparison, looks)
     found = [
         _drawn(f"{anchor}-parameters", f"{title}: {metric} against parameters", _SIZES_CAPTION, sizes, wanted),
         _drawn(f"{anchor}-costs", f"{title}: {metric} against other costs", _COSTS_CAPTION, costs, wanted),
     ]
-    panels = size_panels(comparison, looks)
-    if panels:
+    if panels := size_panels(comparison, looks):
         words = " and ".join(panel.upright.label for panel in panels if panel.upright)
         caption = _BY_SIZE_CAPTION.format(words.replace(COVERAGE.label, _COVERAGE_MEANING))
         by_size = draw_by_size(panels)

@@ -32,7 +32,7 @@ def inline_svg(content: bytes, prefix: str) -> Markup:
 
 def page_script(*, has_charts: bool, is_live: bool) -> Markup:
     """Return the script of a page: what every page has, the interactive figures, the watch over a live store."""
-    names = ["page.js", *(_CHART_SCRIPTS if has_charts else ()), *(["live.js"] if is_live else [])]
+    names = ["page.js", *(["live.js"] if is_live else []), *(_CHART_SCRIPTS if has_charts else ())]
     inside = "".join(_asset(name) for name in names)
     return Markup(f'"use strict";(() => {{\n{inside}}})();\n')
 

@@ -150,6 +150,18 @@ def test_failures_stand_in_the_figure_and_say_why(visit, written):
     assert ["deep", "skipped", "not known", ""] in points_table(tab)
 
 
+def test_where_nothing_finished_the_failures_are_shown_and_the_other_figures_drawn(visit, realistic_records, tmp_path):
+    failed = [r for r in realistic_records("gowalla") if r.status != "ok"]
+    path = tmp_path / "report.html"
+    path.write_bytes(page_bytes([*realistic_records(), *failed]))
+    tab = visit(path)
+    assert tab.locator("[data-chart]").count() == 1
+    tab.locator("[data-chart]").scroll_into_view_if_needed()
+    drawn(tab)
+    assert tab.locator("section:has(#gowalla-fold-in) > figure > svg").count() == 2  # size and the other costs
+    assert "refused (needs 729 GB)" in tab.inner_text("section:has(#gowalla-fold-in) table.filterable")
+
+
 def test_a_point_is_reached_by_the_keyboard_and_leads_to_its_run(visit, written):
     tab = drawn(visit(written))
 
