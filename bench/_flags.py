@@ -6,13 +6,14 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Group, Parameter
 
 from recscale.errors import UsageError
 
 DEFAULT_STORE = Path("results")
+Plugins: TypeAlias = Annotated[tuple[str, ...], Parameter(help="Python file with a SPEC of your own, repeatable")]
 _own_file = Group("A file of your own")
 _executor = Group("Where jobs run")
 
@@ -76,8 +77,8 @@ class RunFlags:
         Parameter(help="run models over their sizes"),
     ] = None
     device: Annotated[str | None, Parameter(help="auto (default), cpu, cuda, cuda:N; several: cuda:0,1")] = None
-    timeout: Annotated[str | None, Parameter(help="hard limit a job, such as 90, 10m or 2h")] = None
-    max_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 8GB")] = None
+    timeout: Annotated[str | None, Parameter(help="hard limit a job: seconds, or 10m, 2h (none)")] = None
+    max_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 8GB (what is free)")] = None
     max_gpu_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 16GB")] = None
     jobs: Annotated[int | None, Parameter(name=["--jobs", "-j"], help="jobs at a time; cores are divided")] = None
     threads: Annotated[int | None, Parameter(help="threads a job (the cores, divided by --jobs)")] = None
@@ -87,7 +88,7 @@ class RunFlags:
     ray_address: Annotated[
         str | None, Parameter(group=_executor, help="auto or host:port of a Ray cluster (a Ray of its own, here)")
     ] = None
-    plugin: Annotated[tuple[str, ...], Parameter(help="Python file with a SPEC of your own, repeatable")] = ()
+    plugin: Plugins = ()
     store: Annotated[Path, Parameter(help="folder of the records (results)")] = DEFAULT_STORE
     overwrite: Annotated[
         Literal["never", "failed", "always"], Parameter(help="which finished jobs to repeat (never)")
@@ -186,8 +187,8 @@ class ReproFlags:
     plan: Annotated[bool, Parameter(negative="", help="show the jobs and what will become of them; run none")] = False
     download: Annotated[bool, Parameter(negative="", help="fetch data sets that are not here")] = False
     device: Annotated[str, Parameter(help="auto (default), cpu, cuda, cuda:N; several: cuda:0,1")] = "auto"
-    timeout: Annotated[str | None, Parameter(help="hard limit a job, such as 90, 10m or 2h")] = None
-    max_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 8GB")] = None
+    timeout: Annotated[str | None, Parameter(help="hard limit a job: seconds, or 10m, 2h (none)")] = None
+    max_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 8GB (what is free)")] = None
     max_gpu_memory: Annotated[str | None, Parameter(help="hard limit a job, such as 16GB")] = None
     jobs: Annotated[int, Parameter(name=["--jobs", "-j"], help="jobs at a time; cores are divided")] = 1
     store: Annotated[Path, Parameter(help="folder of the records (results)")] = DEFAULT_STORE
@@ -242,7 +243,7 @@ class EstimateFlags:
     """The flags of `estimates`."""
 
     model: Annotated[tuple[str, ...], Parameter(name=["--model", "-m"], help="model, repeatable (all)")] = ()
-    plugin: Annotated[tuple[str, ...], Parameter(help="Python file with a SPEC of your own, repeatable")] = ()
+    plugin: Plugins = ()
     store: Annotated[Path, Parameter(help="folder of the records (results)")] = DEFAULT_STORE
     json: Annotated[bool, Parameter(negative="", help="print one JSON document")] = False
 
@@ -255,7 +256,7 @@ class ExplainFlags:
     top: Annotated[int, Parameter(help="recommendations (5)")] = 5
     clusters: Annotated[int, Parameter(help="co-clusters of each, and of the user (3)")] = 3
     items: Annotated[int, Parameter(help="first items of each co-cluster (10)")] = 10
-    plugin: Annotated[tuple[str, ...], Parameter(help="Python file with a SPEC of your own, repeatable")] = ()
+    plugin: Plugins = ()
     store: Annotated[Path, Parameter(help="folder of the records (results)")] = DEFAULT_STORE
     json: Annotated[bool, Parameter(negative="", help="print one JSON document")] = False
 

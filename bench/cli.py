@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -19,6 +19,7 @@ from recscale._flags import (
     EstimateFlags,
     ExplainFlags,
     HistoryFlags,
+    Plugins,
     ReportFlags,
     ReproFlags,
     RunFlags,
@@ -169,7 +170,7 @@ def prepare(*datasets: str, flags: RunFlags = RunFlags()) -> None:
   recscale list models --plugin my_model.py
 """,
 )
-def list_(kind: Literal["all", "models", "datasets"] = "all", *, plugin: tuple[str, ...] = ()) -> None:
+def list_(kind: Literal["all", "models", "datasets"] = "all", *, plugin: Plugins = ()) -> None:
     """List the models and data sets that can be used by name, and where each comes from."""
     from recscale.registry import entries
 
@@ -197,7 +198,7 @@ def _called(entry: Entry) -> str:
   recscale info ease
 """,
 )
-def info(name: str, *, plugin: tuple[str, ...] = ()) -> None:
+def info(name: str, *, plugin: Plugins = ()) -> None:
     """Describe a model or a data set: options, ranges, source."""
     from recscale.running.printing import describe
 
@@ -316,7 +317,7 @@ def explain(key: str | None = None, user: str | None = None, *, flags: ExplainFl
   recscale check --plugin my_model.py
 """,
 )
-def check(*names: str, plugin: tuple[str, ...] = (), seed: int = 0) -> int:
+def check(*names: str, plugin: Plugins = (), seed: Annotated[int, Parameter(help="of the models (0)")] = 0) -> int:
     """Run the conformance suite on models; without a name, on those of --plugin."""
     from recscale.running.printing import print_checks
 
