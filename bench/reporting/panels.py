@@ -212,14 +212,13 @@ def _scale_sideways(axes: Axes, panel: Panel) -> None:
         axes.set_xscale("log")
         low, high = _with_room(places or [1.0, 10.0])
     axes.set_xlim(low, high)
-    axes.set_xticks(_at_values(axes, panel, places) if panel.axis.is_setting else _ticks(low, high))
+    axes.set_xticks(_apart(axes, panel, sorted(set(places)) if panel.axis.is_setting else _ticks(low, high)))
     axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter(lambda value, _: panel.axis.write(value))
 
 
-def _at_values(axes: Axes, panel: Panel, places: Sequence[float]) -> list[float]:
-    """Return the different values as ticks, without those whose labels would touch that of a smaller one."""
-    values = sorted(set(places))
+def _apart(axes: Axes, panel: Panel, values: Sequence[float]) -> list[float]:
+    """Return those of the ascending values whose labels would not touch that of a smaller one."""
     inches = axes.transData.transform([(value, 0.0) for value in values])[:, 0] / axes.figure.dpi
     ticks: list[float] = []
     end = -math.inf

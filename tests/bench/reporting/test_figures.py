@@ -1,3 +1,4 @@
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -38,6 +39,17 @@ def test_every_model_is_named_beside_its_line_and_every_failure_in_the_strip(rea
 
     assert {"popularity", "ease", "chol", "item_knn", "wrmf", "bpr", "frontier"} <= set(found)
     assert {"elfm timeout", "rglsvd OOM", "slim refused", "deep skipped", "failed"} <= set(found)
+
+
+def test_labels_of_ticks_never_touch_where_less_than_a_decade_is_shown(realistic_records):
+    failed = [r for r in realistic_records() if r.status != "ok"]
+
+    figure = drawn(failed, draw_costs)
+    figure.canvas.draw()
+
+    for axes in figure.axes:
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_visible()]
+        assert all(a.x1 < b.x0 for a, b in pairwise(boxes)), axes.get_xlabel()
 
 
 def test_many_models_are_named_in_a_legend_instead(record):
