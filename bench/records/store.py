@@ -90,7 +90,18 @@ class Store:
 
         One whose vectors cannot be read is none either; `unreadable` names the file.
         """
-        path, key = self.path_of(**job), job["key"]
+        return self._whole(self.path_of(**job), job["key"])
+
+    def get_elsewhere(self, **job: Any) -> RunRecord | None:
+        """Return the finished record that another machine made of a job, or None; of several that of the first name."""
+        inside = self.path_of(**job).relative_to(self.root / self.machine)
+        for folder in sorted(self.root.glob("[!.]*")):
+            found = self._whole(folder / inside, job["key"]) if folder.name != self.machine else None
+            if found is not None and found.status == "ok":
+                return found
+        return None
+
+    def _whole(self, path: Path, key: str) -> RunRecord | None:
         if not path.is_file():
             return None
         found = self._read(path)

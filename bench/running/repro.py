@@ -143,7 +143,7 @@ class Reproduction:
         # the protocol's own metrics too: a record then serves an ordinary run as well
         metrics = list(dict.fromkeys([*DEFAULT_METRICS[data.protocol], *task.table.metrics]))
         suite = msgspec.structs.replace(suite, metrics=metrics)
-        return Runner(suite, self.store, self.display, self.overwrite)
+        return Runner(suite, self.store, self.display, self.overwrite, is_any_machine=True)
 
     def _run(self, task: Task) -> dict[str, Outcome]:
         """Return the record of each row that has a model, or why the data could not be prepared."""

@@ -66,13 +66,15 @@ class Plan:
 class Runner:
     """Runs one suite into one store.
 
-    `overwrite` says which finished jobs are run again: none, those that failed, or all.
+    `overwrite` says which finished jobs are run again: none, those that failed, or all. With `is_any_machine` the
+    finished records of other machines count as well, for those who look at accuracy and sizes alone.
     """
 
     suite: Suite
     store: Store
     display: Display
     overwrite: Overwrite = "never"
+    is_any_machine: bool = False
     _machine: dict[str, Any] = field(default_factory=dict)
     _commit: str | None = field(default_factory=source_commit)
     _executor: Executor | None = field(init=False, default=None)
@@ -271,13 +273,17 @@ class Runner:
 
     def _stored(self, job: Job) -> RunRecord | None:
         self.store.unreadable.clear()
-        return self.store.get(
-            dataset=job.data.text,
-            protocol=job.data.protocol_text,
-            model=job.model,
-            key=job.key,
-            evaluated_on=job.evaluated_on,
-        )
+        described = {
+            "dataset": job.data.text,
+            "protocol": job.data.protocol_text,
+            "model": job.model,
+            "key": job.key,
+            "evaluated_on": job.evaluated_on,
+        }
+        own = self.store.get(**described)
+        if self.is_any_machine and (own is None or own.status != "ok"):
+            return self.store.get_elsewhere(**described) or own
+        return own
 
     def _prepared(self, data: Data) -> Prepared:
         found = find_prepared(data, self.suite.plugins)

@@ -49,6 +49,18 @@ def place_of(record):
     return {"dataset": record.dataset, "protocol": record.protocol, "model": record.model, "key": record.key}
 
 
+def test_what_another_machine_finished_is_found_where_it_is_asked_for(tmp_path):
+    failed, done = record_of(status="timeout", metrics={}), record_of(seed=3)
+    Store(tmp_path, "a").put(failed)
+    Store(tmp_path, "b").put(done)
+    Store(tmp_path, ".work").put(record_of(seed=4))  # no machine's folder
+
+    for machine in ("a", "c"):
+        assert Store(tmp_path, machine).get_elsewhere(**place_of(done)) == done
+    assert Store(tmp_path, "a").get(**place_of(done)) == failed
+    assert Store(tmp_path, "b").get_elsewhere(**place_of(done)) is None
+
+
 def test_a_record_comes_back_as_it_was_put_with_its_vectors(tmp_path):
     store = Store(tmp_path, "machine")
     record = record_of()

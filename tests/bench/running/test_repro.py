@@ -216,6 +216,20 @@ def test_a_paper_is_run_printed_and_kept(folder, capfd):
     assert "main: 8 cells: 1 within, 1 outside, 4 no published figure, 2 no model" in printed.out
 
 
+def test_what_another_machine_finished_is_not_run_again_and_named(folder, capfd):
+    call("paper.yaml", "--store", "s", "--column", "Small")
+    (own,) = (path for path in (folder / "s").iterdir() if not path.name.startswith("."))
+    own.rename(folder / "s" / "another-machine")
+    capfd.readouterr()
+
+    code = call("paper.yaml", "--store", "s", "--column", "Small", "--json")
+
+    printed = capfd.readouterr()
+    assert code == 0 and "2 jobs, 2 of them finished before" in printed.err
+    assert {c["verdict"] for c in json.loads(printed.out)["tables"][0]["cells"]} >= {"within", "outside"}
+    assert not own.exists()
+
+
 def test_a_plan_runs_nothing_and_a_list_reads_nothing(folder, capfd):
     assert call("paper.yaml", "--column", "Small", "--plan", "--store", "s") == 0
     assert "item_knn" in capfd.readouterr().out
