@@ -93,11 +93,11 @@ class Store:
         return self._whole(self.path_of(**job), job["key"])
 
     def get_elsewhere(self, **job: Any) -> RunRecord | None:
-        """Return the finished record that another machine made of a job, or None; of several that of the first name."""
+        """Return what another machine made of a job, finished or pruned, or None; of several that of the first name."""
         inside = self.path_of(**job).relative_to(self.root / self.machine)
         for folder in sorted(self.root.glob("[!.]*")):
             found = self._whole(folder / inside, job["key"]) if folder.name != self.machine else None
-            if found is not None and found.status == "ok":
+            if found is not None and found.status in ("ok", "pruned"):
                 return found
         return None
 

@@ -130,7 +130,7 @@ class Tuner:
                 " start the same command again beside this one, or give them to a cluster with --executor ray"
             )
         load_optuna()
-        runner = Runner(self.suite, self.store, self.display, self.overwrite)
+        runner = Runner(self.suite, self.store, self.display, self.overwrite, is_any_machine=True)
         try:
             splits = runner.prepare()
             as_written = self._as_written(runner, splits)

@@ -171,6 +171,18 @@ def test_what_was_tried_is_found_again_and_more_trials_go_on_from_there(tune):
     assert [job.key for job in shown.ended[:4]] == [trial.key for trial in second.trials]  # all are shown
 
 
+def test_a_study_goes_on_from_what_another_machine_finished(tune, tmp_path):
+    (first,), *_ = tune("tunable", trials=3)
+    (tmp_path / "store" / "unknown").rename(tmp_path / "store" / "another-machine")
+    (second,), records, shown = tune("tunable", trials=4)
+
+    assert [trial.status for trial in first.trials] == ["ok", "error", "ok"]
+    assert second.trials[0:3:2] == first.trials[0:3:2]
+    on_validation = [job.key for job in shown.begun if job.evaluated_on == "validation"]
+    assert on_validation == [second.trials[1].key, second.trials[3].key]  # a failure may be the other machine's
+    assert [record.parameters for record in records] == [second.best.parameters]
+
+
 def test_options_that_are_given_are_held_fast_and_each_of_a_list_is_a_study(tune):
     studies, records, shown = tune("tunable[sign=1,-1]", trials=2)
 
