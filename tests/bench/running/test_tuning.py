@@ -172,14 +172,16 @@ def test_what_was_tried_is_found_again_and_more_trials_go_on_from_there(tune):
 
 
 def test_a_study_goes_on_from_what_another_machine_finished(tune, tmp_path):
-    (first,), *_ = tune("tunable", trials=3)
+    (first,), *_ = tune("tunable", trials=5)
     (tmp_path / "store" / "unknown").rename(tmp_path / "store" / "another-machine")
-    (second,), records, shown = tune("tunable", trials=4)
+    (second,), records, shown = tune("tunable", trials=6)
 
-    assert [trial.status for trial in first.trials] == ["ok", "error", "ok"]
-    assert second.trials[0:3:2] == first.trials[0:3:2]
+    failed = {number for number, trial in enumerate(first.trials) if trial.status == "error"}
     on_validation = [job.key for job in shown.begun if job.evaluated_on == "validation"]
-    assert on_validation == [second.trials[1].key, second.trials[3].key]  # a failure may be the other machine's
+    assert 0 < len(failed) < 5  # a failure may be the other machine's own
+    assert on_validation == [second.trials[number].key for number in sorted(failed | {5})]
+    for number in set(range(5)) - failed:
+        assert second.trials[number] == first.trials[number]
     assert [record.parameters for record in records] == [second.best.parameters]
 
 
