@@ -197,7 +197,9 @@ class ReproFlags:
     ] = "never"
     json: Annotated[bool, Parameter(negative="", help="print one JSON document")] = False
     markdown: Annotated[Path | None, Parameter(help="also write the tables, as to repro.md")] = None
-    strict: Annotated[bool, Parameter(negative="", help="exit with 1 if a cell is outside of its tolerance")] = False
+    strict: Annotated[
+        bool, Parameter(negative="", help="exit with 1 if a cell is outside of its tolerance, or failed")
+    ] = False
 
     def limits(self) -> dict[str, Any]:
         """Return the budgets and the device under the keys of a suite."""

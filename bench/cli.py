@@ -246,6 +246,8 @@ def compare(baseline: Path, candidate: Path, /, *, flags: CompareFlags = Compare
     print_findings(found, as_json=flags.json, with_level=flags.all)
     if flags.markdown is not None:
         write_summary(found, flags.markdown)
+    if all(finding.quantity == "run" for finding in found):
+        raise UsageError("no job could be compared, for the reasons above; make the baseline anew where it is outdated")
     return EXIT_REGRESSION if any(finding.verdict == "worse" for finding in found) else 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ class OwnFile(Source):
         """Read the file. Raises DataError, UsageError, or UnknownName for an unknown key of a YAML entry."""
         path = Path(self.path).expanduser()
         if path.suffix in (".yaml", ".yml"):
-            return _entry(path).load()
+            loaded = _entry(path).load()
+            return replace(loaded, sources=(path, *loaded.sources))
         shape = Shape(
             wanted={"user": self.user, "item": self.item, "rating": self.rating, "timestamp": self.timestamp},
             separator=self._one_letter(),

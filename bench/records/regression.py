@@ -18,7 +18,7 @@ from msgspec import Meta
 from recscale.contract import Options
 from recscale.errors import UsageError
 from recscale.records.record import RunRecord, rises_with_quality
-from recscale.records.statistics import ByUser, Paired, averaged, holm, paired
+from recscale.records.statistics import ByUser, Paired, averaged, can_be_paired, holm, paired
 
 Verdict = Literal["worse", "better", "level", "unsure", "not compared"]
 VERDICTS: tuple[Verdict, ...] = ("worse", "not compared", "unsure", "better", "level")
@@ -271,6 +271,10 @@ def _accuracy(pairs: Sequence[_Pair], level: float) -> list[list[Finding]]:
         if not shared:
             found[index].append(pair.finding("accuracy", "not compared", note="no figures by user in both"))
         for metric in shared:
+            if not can_be_paired(before[metric], after[metric]):
+                note = "fewer than two users have a figure on both sides"
+                found[index].append(pair.finding(metric, "not compared", note=note))
+                continue
             (test,) = paired(
                 after[metric], [before[metric]], higher_is_better=rises_with_quality(metric), n_resamples=1
             )

@@ -105,6 +105,11 @@ def _on_gpu(record: RunRecord) -> bool:
     return not (record.device_used or "cpu").startswith("cpu")
 
 
+def _in_fit(record: RunRecord) -> bool:
+    """Tell whether what ended a run befell its fit, as far as is known."""
+    return record.failed_phase in (None, "fit")
+
+
 def _fit_bytes(record: RunRecord) -> float | None:
     fit = record.phases.get("fit")
     return fit.peak_device_bytes if fit and _on_gpu(record) else grown_bytes(record, "fit")
@@ -125,7 +130,7 @@ MEMORY = Quantity(
     smallest=LEAST_BYTES,
     base=_start_bytes,
     limit=lambda r: r.max_gpu_memory_bytes if _on_gpu(r) else r.max_memory_bytes,
-    ended_by=lambda r: r.status == ("out_of_gpu_memory" if _on_gpu(r) else "out_of_memory"),
+    ended_by=lambda r: _in_fit(r) and r.status == ("out_of_gpu_memory" if _on_gpu(r) else "out_of_memory"),
 )
 TIME = Quantity(
     name="time of the fit",
@@ -133,7 +138,7 @@ TIME = Quantity(
     read=_fit_seconds,
     smallest=LEAST_SECONDS,
     limit=lambda r: r.timeout_seconds,
-    ended_by=lambda r: r.status == "timeout",
+    ended_by=lambda r: _in_fit(r) and r.status == "timeout",
 )
 SCORE = Quantity(
     name="score time a user",

@@ -111,6 +111,14 @@ class Paired:
         return stars(self.adjusted_p_value)
 
 
+def can_be_paired(one: ByUser, other: ByUser) -> bool:
+    """Tell whether two models have figures of at least two users in common, without which nothing can be tested."""
+    if one.n_users != other.n_users:
+        return False
+    difference, _ = _differences(one, other, 1)
+    return int(np.count_nonzero(np.isfinite(difference))) > 1
+
+
 def paired(
     one: ArrayLike | ByUser,
     others: Sequence[ArrayLike | ByUser],

@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recscale.records.record import RunRecord, rises_with_quality
-from recscale.records.statistics import ByUser, Paired, activity_slices, averaged, holm, paired, stars
+from recscale.records.statistics import (
+    ByUser,
+    Paired,
+    activity_slices,
+    averaged,
+    can_be_paired,
+    holm,
+    paired,
+    stars,
+)
 from recscale.reporting import units
 from recscale.reporting.comparisons import Comparison, Configuration
 from recscale.reporting.tables import NOTHING, Cell, Column, Grid, named
@@ -167,7 +176,7 @@ def _of_the_two_best(comparison: Comparison, metric: str, figures: UserFigures) 
     scored.sort(key=lambda pair: pair[0] or 0.0, reverse=rises)
     vectors = [figures.vector(c, metric) for _, c in scored[:2]]
     known = [vector for vector in vectors if vector is not None]
-    if len(known) < _LEAST_ROWS or known[0].n_users != known[1].n_users:
+    if len(known) < _LEAST_ROWS or not can_be_paired(*known):
         return None
     return paired(known[0], known[1:], higher_is_better=rises, n_resamples=1)[0]
 
@@ -180,7 +189,7 @@ def _contenders(comparison: Comparison, figures: UserFigures) -> list[tuple[Conf
     best = [next((c for c in members if c.succeeded), None) for members in comparison.by_model().values()]
     found = [(c, figures.vector(c, metric)) for c in best if c is not None]
     known = [(c, vector) for c, vector in found if vector is not None]
-    return [(c, vector) for c, vector in known if vector.n_users == known[0][1].n_users]
+    return [(c, vector) for c, vector in known if can_be_paired(vector, known[0][1])]
 
 
 def _cells(duel: Paired, best: float) -> tuple[Cell, ...]:

@@ -6,7 +6,7 @@ import hashlib
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -140,15 +140,22 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         trial = "" if self.evaluated_on == "test" else ", trial on validation users"
         return f"{self.text} on {self.data.text}, {self.data.protocol_text}, seed {self.seed}{trial}"
 
+    def without_loss(self, record: RunRecord | None) -> Self:
+        """Return the job with the metrics of its finished record too, which it would replace."""
+        if record is None or record.status != "ok":
+            return self
+        return msgspec.structs.replace(self, metrics=list(dict.fromkeys([*self.metrics, *record.metrics])))
+
     def is_settled_by(self, record: RunRecord, overwrite: str, asked: Budget) -> bool:
         """Tell whether `record` makes running this job again needless.
 
         A finished record settles it if it has every metric asked for and keeps to the budget that a person has `asked`
         for, without the share of the free memory that is the limit where none is given; one that was pruned does where
         this job may be, too. A failure settles it unless `overwrite` is "failed", or it failed for want of memory or
-        time and the limit is clearly larger now; any of the limits, where it was refused.
+        time and the limit is clearly larger now; any of the limits, where it was refused. One that was skipped is
+        tried again, which takes seconds: what was missing may be there now.
         """
-        if overwrite == "always":
+        if overwrite == "always" or record.status == "skipped":
             return False
         if record.status == "ok":
             return set(self.metrics) <= set(record.metrics) and _keeps_to(asked, record)

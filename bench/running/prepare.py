@@ -34,12 +34,18 @@ def cache_key(data: Data, plugins: list[str]) -> str:
     entry = registry.find("dataset", data.name, plugins)
     decisive = {
         "version": __version__,
-        "data": msgspec.to_builtins(data),
+        "data": {**msgspec.to_builtins(data), "options": _placed(data.options)},
         "loader": registry.code_fingerprint(entry),
         "splitter": _own_code(),
         "mirrors": os.environ.get("RECSCALE_DATA", ""),
     }
     return hashlib.sha256(msgspec.json.encode(decisive, order="sorted")).hexdigest()
+
+
+def _placed(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a data set with the whole path of a file of one's own: other folders have others."""
+    path = options.get("path")
+    return options if path is None else {**options, "path": str(Path(path).expanduser().resolve())}
 
 
 def find_prepared(data: Data, plugins: list[str]) -> Prepared | None:

@@ -19,12 +19,28 @@ from recscale.errors import StoreError
 from recscale.measuring.budget import classify_exit
 from recscale.measuring.meter import peak_rss_of
 from recscale.records.owners import owner_mark
-from recscale.running.job import Request
+from recscale.running.checkpoints import spent_before
+from recscale.running.job import Fitted, Request, SpentBefore
 
 GRACE_SECONDS = 3.0  # between the deadline, which a model may notice itself, and SIGKILL
+LEAST_SECONDS = 60.0  # of a worker that goes on with a fit
 LOG_TAIL_LINES = 20
 _PACKAGE = Path(__file__).parent.parent
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def _seconds_left(request: Request) -> float | None:
+    """Return the time limit less what the fit had taken before: up to its checkpoint, or for a larger size.
+
+    A worker has at least the time to find out by itself that none is left, and to write down what was spent.
+    """
+    limit = request.limits.timeout_seconds
+    if limit is None:
+        return None
+    before: Fitted | SpentBefore | None = request.fitted
+    if before is None and request.checkpoint is not None:
+        before = spent_before(Path(request.checkpoint))
+    return limit if before is None else max(limit - before.fit.wall_seconds, min(limit, LEAST_SECONDS))
 
 
 class WorkerProcess:
@@ -38,6 +54,7 @@ class WorkerProcess:
         except OSError as error:
             raise StoreError(f"{work_folder} cannot be written: {(error.strerror or str(error)).lower()}") from None
         self.timeout_seconds = request.limits.timeout_seconds
+        self._seconds_left = _seconds_left(request)
         self.phase = "start"
         self.peak_rss_bytes = 0
         self.timed_out = False
@@ -84,7 +101,7 @@ class WorkerProcess:
         """Tell whether the process has ended; kill it first if its time is up."""
         if self._process.poll() is not None:
             return True
-        limit = self.timeout_seconds
+        limit = self._seconds_left
         if limit is not None and time.monotonic() - self.started > limit + GRACE_SECONDS:
             self.timed_out = True
             self.kill()

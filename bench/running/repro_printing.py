@@ -63,7 +63,7 @@ def answer(name: str | None, asked: Asked) -> bool:
     print_reproduced(name, paper, found, as_json=asked.as_json)
     if asked.markdown is not None:
         write_reproduced(name, paper, found, asked)
-    return any(cell.verdict == "outside" for one in found for cell in one.cells)
+    return any(cell.verdict in ("outside", "failed") for one in found for cell in one.cells)
 
 
 def print_papers(papers: Mapping[str, Paper], *, as_json: bool) -> None:

@@ -125,9 +125,10 @@ class Runner:
         once: dict[str, Job] = {}
         for job in jobs:
             once.setdefault(job.key, job)
-        for job in once.values():
+        for known in once.values():
+            record = self._stored(known)
+            job = known.without_loss(record)
             plan.jobs.append(job)
-            record = self._stored(job)
             if record is not None and job.is_settled_by(record, self.overwrite, self.suite.limits()):
                 plan.settled[job.key] = record
             plan.forecasts[job.key] = forecast = self._past_fits.forecast(job)
@@ -173,25 +174,24 @@ class Runner:
             while not self.executor.has_room(len(running)):
                 self._tick(running, records)
             self._fits.keep_only({other.family for other in jobs[number:]} | {o.job.family for o in running.values()})
-            claim = contextlib.ExitStack()
-            if not claim.enter_context(self.store.claim(job.key)):
-                left.append(job)
-                continue
-            record = self._stored(job)
-            for file in self.store.unreadable:
-                self.display.note(f"  once more {job.label}: {file.path.name} cannot be read ({file.reason})")
-            if record is not None and record.key not in plan.settled and self._is_news(job, record):
-                records[job.key] = record
-                self.display.finished(job, record)
-            elif reason := plan.refusals.get(job.key):
-                records[job.key] = self._keep(job, {"status": "refused", "reason": reason})
-            elif job.unavailable:
-                records[job.key] = self._keep(job, {"status": "skipped", "reason": job.unavailable})
-            else:
-                later = [other for other in jobs[number + 1 :] if other.key not in plan.refusals]
-                running[job.key] = self._start(job, claim, later)
-                continue
-            claim.close()
+            with contextlib.ExitStack() as claim:  # freed whatever happens: a notebook keeps the frame of an exception
+                if not claim.enter_context(self.store.claim(job.key)):
+                    left.append(job)
+                    continue
+                record = self._stored(job)
+                for file in self.store.unreadable:
+                    self.display.note(f"  once more {job.label}: {file.path.name} cannot be read ({file.reason})")
+                if record is not None and record.key not in plan.settled and self._is_news(job, record):
+                    records[job.key] = record
+                    self.display.finished(job, record)
+                elif reason := plan.refusals.get(job.key):
+                    records[job.key] = self._keep(job, {"status": "refused", "reason": reason})
+                elif job.unavailable:
+                    records[job.key] = self._keep(job, {"status": "skipped", "reason": job.unavailable})
+                else:
+                    later = [other for other in jobs[number + 1 :] if other.key not in plan.refusals]
+                    wider = job.without_loss(record)
+                    running[job.key] = _Running(wider, self._start(wider, later), claim.pop_all())
         while running:
             self._tick(running, records)
         return left
@@ -200,7 +200,7 @@ class Runner:
         """Tell whether another runner has settled `job` since the plan was made."""
         return self.overwrite != "always" and job.is_settled_by(record, self.overwrite, self.suite.limits())
 
-    def _start(self, job: Job, claim: contextlib.ExitStack, later: list[Job]) -> _Running:
+    def _start(self, job: Job, later: list[Job]) -> Worker:
         shares = self.executor.shares_fits
         fitted = self._fits.of(job) if shares else None
         keeps_fit = shares and fitted is None and self._fits.is_wanted(job, later)
@@ -215,7 +215,7 @@ class Runner:
         )
         if self._watch is not None:
             self._watch.start(job, checkpoint_of(job, self.store.work_folder()))
-        return _Running(job, self.executor.launch(request), claim)
+        return self.executor.launch(request)
 
     def _tick(self, running: dict[str, _Running], records: dict[str, RunRecord]) -> None:
         """Wait a moment for news of the running workers; store the records of those that ended."""

@@ -376,3 +376,12 @@ def test_lost_figures_by_user_are_named(baseline):
         ("ease[k=50]", "accuracy"): "not compared",
         ("wrmf[k=50]", "accuracy"): "not compared",
     }
+
+
+def test_a_job_of_one_user_is_named_and_hides_no_other(baseline):
+    alone = Kept([(r, {n: v[:1] for n, v in kept.items()} if r.model == "wrmf" else kept) for r, kept in baseline.jobs])
+
+    found = verdicts(regressions(alone, alone.changed(nothing, lambda values: values - 0.02)))
+
+    assert found[("wrmf[k=50]", "ndcg@100")] == found[("wrmf[k=50]", "mrr")] == "not compared"
+    assert found[("ease[k=50]", "ndcg@100")] == "worse"

@@ -115,10 +115,11 @@ def test_a_time_out_ends_the_time_and_not_the_memory():
 def test_what_ran_out_of_less_than_the_limit_or_below_a_size_that_finished_ends_nothing():
     sizes = [linear(n) for n in (1_000, 2_000, 4_000)]
     less = linear(8_000, status="out_of_memory", phases={}, metrics={}, max_memory_bytes=BASE + 10**9)
+    elsewhere = linear(8_000, status="out_of_memory", failed_phase="score", phases={}, metrics={})
     flaky = linear(2_000, seed=1, status="out_of_memory", phases={}, metrics={})
     refused = linear(8_000, status="refused", phases={}, metrics={})
 
-    for broken in (less, flaky, refused):
+    for broken in (less, elsewhere, flaky, refused):
         (family,) = families([*sizes, broken])
         (line,) = scaling(family, limits={"max_memory_bytes": BASE + 10**11}).lines
         assert line.growths[0].leaves.at == pytest.approx(100_000)

@@ -72,6 +72,15 @@ def test_each_model_is_compared_with_the_best_over_the_same_users(three, kept):
     assert rows["chol"][3].note == ""  # .001 between two noisy models is nothing
 
 
+def test_nothing_is_tested_on_a_single_user(record):
+    kept = Kept()
+    pair = [kept.add(record(model, score=score), n_users=1) for model, score in (("ease", 0.5), ("chol", 0.4))]
+    comparisons = compare(pair)
+
+    assert duel_table(comparisons[0], UserFigures(kept)) is None
+    assert best_against_second(comparisons, UserFigures(kept)) == {}
+
+
 def test_only_the_best_configuration_of_a_model_is_compared(three, kept, record):
     worse = kept.add(record("ease", score=0.3, parameters={"l2": 5.0}), seed=4)
     (comparison,) = compare([*three, worse])

@@ -9,10 +9,12 @@ import msgspec
 import pytest
 
 import recscale
+from recscale.measuring.budget import Budget
 from recscale.records.record import Phase
 from recscale.records.store import Store
+from recscale.running import process
 from recscale.running.checkpoints import remove_old_checkpoints, spent_before, together
-from recscale.running.job import SpentBefore
+from recscale.running.job import Request, SpentBefore
 
 # Counts to four in its checkpoint, and says from where; a first attempt waits at two for the kill.
 BODY = """
@@ -108,6 +110,21 @@ def test_what_was_spent_before_a_kill_counts_against_the_limit_and_a_longer_one_
     assert (long.status, long.n_resumptions) == ("ok", 2)
     assert long.phases["fit"].wall_seconds > 1000
     assert not list((store / ".work").iterdir())
+
+
+def test_a_model_that_never_looks_at_the_time_has_no_more_of_it_after_a_kill(tmp_path, data_file, plugin, monkeypatch):
+    monkeypatch.setattr(process, "LEAST_SECONDS", 0.0)
+    store, path = tmp_path / "s", plugin("counts", body=BODY)
+    checkpoint, cost = killed_at_two(data_file, store, path)
+    spend(cost, 1000.0)
+    request = Request(task="calibrate", limits=Budget(timeout_seconds=900.0), checkpoint=str(checkpoint))
+
+    worker = process.WorkerProcess(request, tmp_path)
+    worker.started -= process.GRACE_SECONDS + 0.1  # as if the time of grace were over
+
+    worker.is_done()
+    assert worker.outcome()["status"] == "timeout"
+    worker.close()
 
 
 def test_a_refused_job_keeps_its_checkpoint(tmp_path, data_file, plugin):

@@ -74,11 +74,13 @@ def test_a_summary_for_a_pull_request_is_one_table_of_harmless_text(tmp_path, ca
     assert lines[3].count("|") == lines[4].count("|") - lines[4].count("\\|")
 
 
-def test_what_cannot_be_compared_is_said_and_is_no_regression(tmp_path, capsys):
+def test_a_comparison_of_nothing_says_why_and_is_no_success(tmp_path, capsys):
     before, after = store_at(tmp_path / "before"), store_at(tmp_path / "after", split="t", scale=0.5)
 
-    assert call(before, after) == 0
-    assert "split fingerprint s is now t" in capsys.readouterr().out
+    assert call(before, after) == 2
+    printed = capsys.readouterr()
+    assert "split fingerprint s is now t" in printed.out
+    assert "no job could be compared" in printed.err
 
 
 def test_bad_input_is_one_line_and_two(tmp_path, capsys):

@@ -12,6 +12,9 @@ import recscale
 from recscale.errors import StoreError
 from recscale.records.store import Store
 from recscale.running import local_pool
+from recscale.running.display import Silent
+from recscale.running.runner import Runner
+from recscale.running.suite import Suite
 
 
 def run(data_file, *plugins, store, **suite):
@@ -127,6 +130,31 @@ def test_finished_jobs_are_not_repeated_and_failed_ones_when_asked(tmp_path, dat
     assert third["fit_wall_seconds"][1] != first["fit_wall_seconds"][1]
 
 
+def test_another_metric_is_measured_beside_those_that_a_finished_record_has(tmp_path, data_file, plugin):
+    path = plugin("good")
+    first = run(data_file, path, store=tmp_path / "s")
+    for metrics in (["ndcg@10"], ["recall@5"]):
+        run(data_file, path, store=tmp_path / "s", metrics=metrics)
+
+    (record,) = Store(tmp_path / "s").records()
+    assert {"ndcg@10", "recall@5"} <= set(record.metrics)
+    assert set(record.metrics) - {"ndcg@10", "recall@5"} == {c for c in first if c in record.metrics}
+    assert {"ndcg@10", "recall@5", "ndcg@100"} <= set(Store(tmp_path / "s").per_user(record))
+
+
+def test_a_claim_is_freed_where_a_job_cannot_be_started(tmp_path, data_file, plugin, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    path = plugin("good")
+    with monkeypatch.context() as patched:
+        patched.setattr(Runner, "_start", stop)
+        with pytest.raises(KeyboardInterrupt) as held:  # a notebook keeps what it shows
+            run(data_file, path, store=tmp_path / "s")
+
+    assert run(data_file, path, store=tmp_path / "s")["status"].tolist() == ["ok"] and held
+
+
 @pytest.mark.parametrize("suffix", [".json", ".npz"])
 def test_a_job_whose_file_is_damaged_runs_again_and_that_is_said(tmp_path, data_file, plugin, suffix):
     path = plugin("good")
@@ -170,6 +198,31 @@ def test_the_warm_up_looks_at_validation_users_as_the_fit_does(tmp_path, data_fi
 
     assert frame["status"].tolist() == ["ok"]
     assert told.read_text().splitlines() == ["64 4 True", "64 4 True", "48 6 True"]
+
+
+def test_a_changed_entry_of_a_file_is_other_data(tmp_path, data_file, plugin):
+    (tmp_path / "data.csv").write_text("user,item,other\n" + "".join(
+        f"u{user},i{item},j{item % 5}\n" for user in range(40) for item in range(user % 7, user % 7 + 12)
+    ))  # fmt: skip
+    entry, found = tmp_path / "data.yaml", []
+    for item in ("item", "other"):
+        entry.write_text(f"path: data.csv\nuser: user\nitem: {item}\n")
+        found.append(run(entry, plugin("good"), store=tmp_path / "s")["n_items"][0])
+
+    assert found[0] > found[1] == 5
+
+
+def test_files_of_one_name_in_two_folders_have_each_their_split(tmp_path, data_file, monkeypatch):
+    places = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.csv").write_text(data_file.read_text())
+        monkeypatch.chdir(tmp_path / name)
+        suite = Suite(datasets=[{"file": {"path": "data.csv"}}], models=["popularity"])
+        ((_, prepared),) = Runner(suite, Store(tmp_path / "s"), Silent()).prepare()
+        places.append(prepared.split_path)
+
+    assert len(set(places)) == 2
 
 
 def test_a_changed_file_is_other_data(tmp_path, data_file, plugin):
