@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from recscale.records.record import RunRecord, Trial, rises_with_quality
 from recscale.reporting import units
 from recscale.reporting.canvas import WIDTH_INCHES, legend_inches, settings, shortened, write_heading, write_legend
-from recscale.reporting.comparisons import Comparison, canonical, compare, machine_letters
+from recscale.reporting.comparisons import Comparison, canonical, compare
 from recscale.reporting.palette import INK, Style, styles
 from recscale.reporting.tables import NOTHING, Cell, Column, Grid, written
 
@@ -165,7 +165,6 @@ def _metric(trial: RunRecord, comparison: Comparison) -> str:
 
 def _searches(trials: Sequence[RunRecord], metric: str) -> tuple[Search, ...]:
     """Sort trials into studies, the studies by name, those of one name with what tells them apart."""
-    letters = machine_letters(trials)
     groups: dict[tuple[str, tuple[str, ...]], list[RunRecord]] = defaultdict(list)
     for trial in trials:
         place = trial.trial or Trial(study=trial.model, number=0, metric=metric, sampler="tpe", seed=0)
@@ -174,7 +173,6 @@ def _searches(trials: Sequence[RunRecord], metric: str) -> tuple[Search, ...]:
             f"sampler seed {place.seed}",
             f"seed {trial.seed}",
             f"device {trial.device_requested}",
-            f"machine {letters[canonical(trial.machine)]}",
             f"code {trial.code_fingerprint[:8]}",
         )
         groups[place.study, marks].append(trial)
@@ -182,9 +180,17 @@ def _searches(trials: Sequence[RunRecord], metric: str) -> tuple[Search, ...]:
     for (name, told), members in sorted(groups.items(), key=lambda group: (_natural(group[0][0]), group[0][1])):
         others = [other for study, other in groups if study == name]
         notes = tuple(mark for i, mark in enumerate(told) if len({other[i] for other in others}) > 1)
-        ordered = sorted(members, key=lambda r: (r.trial.number if r.trial else 0, r.started_at, r.key))
+        ordered = sorted(_each_once(members), key=lambda r: (r.trial.number if r.trial else 0, r.started_at, r.key))
         found.append(Search(name, tuple(ordered), metric, notes))
     return tuple(found)
+
+
+def _each_once(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return a record of each job, of several machines' the first that came to an end: a study goes over machines."""
+    found: dict[str, RunRecord] = {}
+    for record in sorted(records, key=lambda r: (r.status not in ("ok", "pruned"), r.started_at)):
+        found.setdefault(record.key, record)
+    return list(found.values())
 
 
 def _natural(name: str) -> list[tuple[float, str]]:
@@ -236,12 +242,12 @@ def _row(search: Search, top: float | None, tested: Sequence[RunRecord]) -> tupl
 
 
 def _test_cell(search: Search, best: RunRecord | None, tested: Sequence[RunRecord]) -> Cell:
-    """Return what the options of the best trial reach for test users: the mean over seeds, on the trial's machine."""
+    """Return what the options of the best trial reach for test users: the mean over seeds."""
     if best is None:
         return Cell(NOTHING)
     values = [
         record.metrics[search.metric]
-        for record in tested
+        for record in _each_once(tested)
         if _settings(record) == _settings(best) and record.status == "ok" and search.metric in record.metrics
     ]
     if not values:
@@ -257,7 +263,6 @@ def _settings(record: RunRecord) -> tuple[str, ...]:
         canonical(record.parameters),
         record.code_fingerprint,
         record.device_requested,
-        canonical(record.machine),
     )
 
 

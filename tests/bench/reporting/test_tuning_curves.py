@@ -94,6 +94,19 @@ def test_studies_of_one_model_share_its_colour_and_differ_in_their_line(study):
     assert [text.get_text() for text in part.figure.legends[0].get_texts()] == ["ease[k=5]", "ease[k=50]", "wrmf"]
 
 
+def test_a_study_goes_over_machines_and_counts_what_two_of_them_did_once(study, record):
+    one, other = {"machine": {"cpu": "one"}}, {"machine": {"cpu": "other"}}
+    again = study("ease", [0.4, 0.5], **other)
+    trials = [*study("ease", [0.4, 0.5], **one), *again, *study("ease", [0.6], first=2, **other)]
+    keys = {0: "a" * 64, 1: "b" * 64, 2: "c" * 64}
+    for trial in trials:
+        trial.key = keys[trial.trial.number]
+
+    (part,) = tuning_section(trials, [record("ease", score=0.55, parameters={"l2": 2.0}, **one)])
+
+    assert rows(part) == {"ease": ["3", "0", "0", "30 s", "0.4000", "0.6000", "+50 %", "ease l2=2", "0.5500"]}
+
+
 def test_other_samplers_seeds_and_versions_of_the_code_are_studies_of_their_own(study):
     trials = [
         *study("ease", [0.1, 0.2]),
