@@ -226,11 +226,12 @@ class Measurement:
         _write_vectors(self.folder / PER_USER_FILE, result.per_user | beside)
 
     def _time_single_users(self, model: Any, test: Any) -> None:
-        """Time scores and updates of one user at a time."""
+        """Time scores and updates of one user at a time; where the process is ended in it, the rest is kept."""
         from recscale.abilities import Incremental
         from recscale.measuring.latency import single_user_latency, update_latency
 
         seed, outcome = self.job.seed, self.outcome
+        self._keep_unless("the latency was not measured: the process was ended before")
         self.phase.reporter.begin("latency")
         median, worst = single_user_latency(model.score, test.history, seed=seed)
         outcome.update(latency_median_seconds=median, latency_p99_seconds=worst)
@@ -239,16 +240,19 @@ class Measurement:
             median, worst, state = update_latency(model, test.history, seed=seed)
         outcome.update(update_median_seconds=median, update_p99_seconds=worst, state_update_median_seconds=state)
 
+    def _keep_unless(self, warning: str) -> None:
+        """Keep what was measured so far, with a warning that stands unless the job goes on to its end."""
+        self.outcome["warnings"].append(warning)
+        self.keep()
+        self.outcome["warnings"].pop()
+
     def _judge(self, model: Any) -> None:
         """Judge the co-clusters of a model that has some; what was measured before is kept, whatever comes of it."""
         from recscale.running.judging import can_be_judged, judged
 
         if not can_be_judged(model):
             return
-        warnings = self.outcome["warnings"]
-        warnings.append("the co-clusters were not judged: the process was ended before")
-        self.keep()
-        warnings.pop()
+        self._keep_unless("the co-clusters were not judged: the process was ended before")
         try:
             with self.phase(JUDGE):
                 fields, first_items = judged(model, self.job)
@@ -256,7 +260,7 @@ class Measurement:
             self.outcome.update(fields)
         except Exception as error:
             told = type(error).__name__ + (f": {' '.join(str(error).split())}" if str(error) else "")
-            warnings.append(f"the co-clusters were not judged: {told[:300]}")
+            self.outcome["warnings"].append(f"the co-clusters were not judged: {told[:300]}")
 
 
 @contextlib.contextmanager

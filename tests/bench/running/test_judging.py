@@ -105,6 +105,44 @@ def test_a_model_whose_coclusters_cannot_be_judged_keeps_its_scores(tmp_path, da
     assert [line for line in record.warnings if "the co-clusters were not judged" in line and reason in line]
 
 
+ENDS = """
+from dataclasses import dataclass
+import os
+import numpy as np
+from recscale.contract import FitContext, Model, ModelSpec
+
+@dataclass
+class Ends(Model):
+    def fit(self, train, context=FitContext()):
+        self.counts_ = np.asarray(train.sum(axis=0), np.float32).ravel()
+        self.n_alone_ = 0
+        return self
+    def score(self, history):
+        self.n_alone_ += history.shape[0] == 1
+        if self.n_alone_ > 3: os._exit(3)
+        return np.tile(self.counts_, (history.shape[0], 1))
+    def state(self): return {"counts": self.counts_}
+    def load_state(self, state): self.counts_ = state["counts"]; self.n_alone_ = 0; return self
+
+SPEC = ModelSpec(model=Ends, title="Ends", cite="none")
+"""
+
+
+def test_a_model_that_is_ended_while_single_users_are_timed_keeps_its_scores(tmp_path, data_file):
+    path = tmp_path / "ends.py"
+    path.write_text(ENDS)
+
+    recscale.run(
+        {"file": {"path": str(data_file)}}, models=["ends"], plugins=[str(path)], store=tmp_path / "s", progress=False
+    )  # fmt: skip
+
+    (record,) = Store(tmp_path / "s").records()
+    assert record.status == "ok" and record.metrics and record.users_per_second
+    assert record.latency_median_seconds is None
+    assert "the latency was not measured: the process was ended before" in record.warnings
+    assert Store(tmp_path / "s").per_user(record)
+
+
 def test_an_incremental_model_has_the_latency_of_an_update(tmp_path, data_file):
     recscale.run(
         {"file": {"path": str(data_file)}}, store=tmp_path / "s", progress=False,
