@@ -60,19 +60,24 @@ class PowerLaw:
 
 
 def power_law(xs: ArrayLike, ys: ArrayLike) -> PowerLaw:
-    """Fit a power law to positive numbers. Raises DataError for fewer than two different x."""
-    u, v = np.log(np.asarray(xs, np.float64)), np.log(np.asarray(ys, np.float64))
-    n_sizes = len(np.unique(u))
+    """Fit a power law to positive numbers. Raises DataError for fewer than two different x.
+
+    Several y of one x, such as those of seeds, are one point, their geometric mean: what keeps a size off the line
+    keeps all runs of that size off it, so that runs are not independent points.
+    """
+    u, place = np.unique(np.log(np.asarray(xs, np.float64)), return_inverse=True)
+    v = np.bincount(place, np.log(np.asarray(ys, np.float64))) / np.bincount(place)
+    n_sizes = len(u)
     if n_sizes < 2:
         raise DataError(f"a power law needs two different sizes at least, not {n_sizes}")
     centre, height = float(u.mean()), float(v.mean())
     spread = float(np.sum((u - centre) ** 2))
     exponent = float(np.sum((u - centre) * (v - height))) / spread
-    degrees = len(u) - 2 if n_sizes >= SIZES_FOR_AN_INTERVAL else 0
+    degrees = n_sizes - 2 if n_sizes >= SIZES_FOR_AN_INTERVAL else 0
     rest = v - height - exponent * (u - centre)
     scatter = math.sqrt(float(rest @ rest) / degrees) if degrees else math.nan
     return PowerLaw(
-        exponent=exponent, centre=centre, height=height, spread=spread, scatter=scatter, n=len(u), degrees=degrees
+        exponent=exponent, centre=centre, height=height, spread=spread, scatter=scatter, n=n_sizes, degrees=degrees
     )
 
 

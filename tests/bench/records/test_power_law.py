@@ -47,6 +47,18 @@ def test_the_interval_of_an_exponent_covers_it_about_95_times_in_100():
     assert 0.93 < np.mean([low <= 1.5 <= high for low, high in found]) < 0.97
 
 
+def test_seeds_that_share_what_keeps_their_size_off_the_line_do_not_make_it_surer():
+    rng = np.random.default_rng(2)
+
+    hits = []
+    for _ in range(1_000):
+        own = np.repeat(noisy(rng), 3)  # by size
+        low, high = power_law(np.repeat(SIZES, 3), own * np.exp(0.02 * rng.standard_normal(len(own)))).interval()
+        hits.append(low <= 1.5 <= high)
+
+    assert 0.93 < np.mean(hits) < 0.97
+
+
 def test_the_prediction_interval_covers_a_further_run_about_95_times_in_100():
     rng = np.random.default_rng(1)
     further = np.array([20_000.0])
