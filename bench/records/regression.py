@@ -97,6 +97,7 @@ class _Pair:
     """The runs of one job before and after, of the seeds that both have, in the order of the seeds."""
 
     runs: tuple[tuple[Run, ...], tuple[Run, ...]]
+    lost: tuple[int, ...] = ()  # seeds that only the baseline has
 
     @property
     def before(self) -> tuple[RunRecord, ...]:
@@ -156,6 +157,9 @@ def judged(steps: Sequence[tuple[Runs, Runs]], tolerances: Tolerances = Toleranc
             found.append([pair.finding(NOT_COMPARED, "not compared", note=reason)])
             continue
         found.append([*_status(pair)])
+        if pair.lost:
+            named = f"seed{'s' * (len(pair.lost) > 1)} {', '.join(map(str, pair.lost))}: only the baseline has them"
+            found[-1].append(pair.finding("seeds", "not compared", note=named))
         if both is not None:
             found[-1] += [*_sizes(both), *next(accuracy), *_memory(both, tolerances), *_times(both, tolerances)]
     return found
@@ -189,7 +193,8 @@ def identity(record: RunRecord) -> Identity:
 def _pair(before: Runs, after: Runs) -> tuple[_Pair, str | None]:
     """Return the runs of a job, and why they cannot be compared, if so."""
     seeds = sorted(before.keys() & after.keys())
-    pair = _Pair((tuple(before[s] for s in seeds), tuple(after[s] for s in seeds)))
+    lost = tuple(sorted(before.keys() - after.keys()))
+    pair = _Pair((tuple(before[s] for s in seeds), tuple(after[s] for s in seeds)), lost)
     if not seeds:
         known = tuple((after or before).values())
         either = "only the candidate has it" if not before else "only the baseline has it"
@@ -270,6 +275,8 @@ def _accuracy(pairs: Sequence[_Pair], level: float) -> list[list[Finding]]:
         shared = [name for name in after if name in before and before[name].n_users == after[name].n_users]
         if not shared:
             found[index].append(pair.finding("accuracy", "not compared", note="no figures by user in both"))
+        for metric in sorted(before.keys() - after.keys()) if shared else ():
+            found[index].append(pair.finding(metric, "not compared", note="only the baseline has it by user"))
         for metric in shared:
             if not can_be_paired(before[metric], after[metric]):
                 note = "fewer than two users have a figure on both sides"
@@ -328,6 +335,9 @@ def _memory(pair: _Pair, tolerances: Tolerances) -> Iterator[Finding]:
 def _unlike(pair: _Pair, phase: str) -> str:
     """Return why the costs of a phase are not of one kind on both sides; empty if they are."""
     records = (*pair.before, *pair.after)
+    kinds = sorted({(record.device_used or "cpu").partition(":")[0] for record in records})
+    if len(kinds) > 1:
+        return f"on {' and '.join(kinds)}"
     if phase != "fit":
         return ""
     if any(record.n_resumptions for record in records):

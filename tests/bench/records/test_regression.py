@@ -385,3 +385,29 @@ def test_a_job_of_one_user_is_named_and_hides_no_other(baseline):
 
     assert found[("wrmf[k=50]", "ndcg@100")] == found[("wrmf[k=50]", "mrr")] == "not compared"
     assert found[("ease[k=50]", "ndcg@100")] == "worse"
+
+
+def test_what_the_candidate_lacks_is_named(baseline):
+    fewer = baseline.of(lambda record: record.model == "wrmf" or record.seed == SEEDS[0])
+    lost = Kept(
+        [(r, {n: v for n, v in kept.items() if n != "mrr"} if r.model == "wrmf" else kept) for r, kept in fewer.jobs]
+    )
+
+    found = regressions(baseline, lost)
+
+    assert verdicts(found) == {("ease[k=50]", "seeds"): "not compared", ("wrmf[k=50]", "mrr"): "not compared"}
+    (seeds,) = (finding for finding in found if finding.quantity == "seeds")
+    assert seeds.note == f"seeds {', '.join(map(str, SEEDS[1:]))}: only the baseline has them"
+
+
+def test_costs_on_a_gpu_and_on_a_cpu_are_not_compared(baseline):
+    def put_on(device):
+        return lambda record: setattr(record, "device_used", device)
+
+    found = verdicts(regressions(baseline.changed(put_on("cuda:0")), baseline.changed(put_on("cpu"))))
+
+    assert found == {
+        ("ease[k=50]", f"{cost} of {phase}"): "not compared"
+        for cost in ("memory", "time")
+        for phase in ("fit", "score")
+    }
