@@ -26,7 +26,8 @@ def estimate(model: GLSVD, shape: Shape) -> Estimate:
     search = n_items * (2 * max(rank, local_rank, basis_rank) + 1024)  # a basis and some blocks, as for GF-CF
     clustering = 4 * n_users * basis_rank
     placing = n_users * (rank + 16)
-    peak = max(kept, n_items * rank + own + search, clustering + search) + placing + 4 * shape.n_interactions
+    entries = 16 * shape.n_interactions  # in both orders, weighted, and once more for the cluster at work
+    peak = max(kept, n_items * rank + own + search, clustering + search) + placing + entries
     blocks = [64 * (12 + 0.18 * k) for k in (rank, local_rank)]  # vectors that a search multiplies
     products = 2e-9 * sum(blocks) * shape.n_interactions + 12e-11 * (blocks[0] * n_items * rank + blocks[1] * own)
     placed = 1e-9 * shape.n_interactions * (rank + (n_vectors if model.recipe().moves else local_rank))

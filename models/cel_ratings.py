@@ -207,7 +207,8 @@ def estimate(model: RatingCEL, shape: Shape) -> Estimate:
         kept = 4 * model.factors * n_shared + shape.n_items * (1 if n_shared <= 256 else 2)
     if model.clusters is not None and model.cluster != "items":
         kept += 4 * model.factors * min(model.clusters, shape.n_users)
-    losses = 0 if model.clusters is None else 2**28
+    # what a row is to lose at each centre, some at a time
+    losses = 0 if model.clusters is None else 16 * min(2**24, model.clusters * max(shape.n_users, shape.n_items))
     return Estimate(
         peak_bytes=36 * model.factors * rows + 80 * shape.n_interactions + losses + 2**24,
         model_bytes=kept,
