@@ -19,7 +19,7 @@ TOLERANCE = 1e-5  # of a residual |A v - t v|, in units of the largest eigenvalu
 TINY = float(np.finfo(np.float32).tiny)
 NOTHING = 1e-6  # an eigenvalue below this, in the same units, is 0 in float32
 TRIALS = 4  # steps in which a new random block may bring what was missed
-SHORT = 0.02  # a direction this much shorter than another is taken out of the basis once more
+SHORT = 0.02  # a direction this much shorter than another, or than what was last taken out, is taken out once more
 COLUMNS = 8192  # of the basis that a thread works on at once; the sums do not depend on the number of threads
 MOST_STEPS = 2000
 
@@ -79,6 +79,7 @@ class _Search:
         self.size = 0  # vectors in the basis
         self.n_last = 0  # of them in the last block, whose products are not known yet
         self.n_near = 0  # of them that those products can be expected to lie along
+        self.taken = 0.0  # the longest part that the last pass took out of these products
 
     def run(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Expand and restart until the leading eigenvalues have settled, and stay as they are beside a random block."""
@@ -117,7 +118,9 @@ class _Search:
         image = self.product(self.basis[first : self.size])
         shares = np.zeros((self.size, self.n_last))
         shares[self.size - self.n_near :] = self._take_out(image, self.size - self.n_near)
-        shares += self._take_out(image)
+        left = self._take_out(image)
+        self.taken = float(np.sqrt(np.einsum("ij,ij->j", left, left).max(initial=0.0)))
+        shares += left
         self.projected[: self.size, first : self.size] = shares
         self.projected[first : self.size, : self.size] = shares.T
         return image
@@ -169,18 +172,19 @@ class _Search:
     def _orthonormal(self, block: NDArray[np.float32], is_clean: bool) -> NDArray[np.float32]:
         """Return orthonormal rows for what a block has outside of the basis; for a random one if that is nothing.
 
-        A clean block was taken out of the basis: what rounding left matters where a direction is short beside another.
+        A clean block was taken out of the basis: what rounding left matters where a direction is short beside another,
+        or beside what the last pass took out: once the products lie in the basis, all that is left of them is rounding.
         """
-        block, shortest = self._combined(block, TINY)
-        if not is_clean or shortest < SHORT:
+        block, shortest, longest = self._combined(block, TINY)
+        if not is_clean or shortest < SHORT * max(longest, self.taken):
             self._take_out(block)
-            block, _ = self._combined(block, 0.1)
+            block, _, _ = self._combined(block, 0.1)
         return block if len(block) else self._orthonormal(self._random_block(), False)
 
-    def _combined(self, block: NDArray[np.float32], least: float) -> tuple[NDArray[np.float32], float]:
+    def _combined(self, block: NDArray[np.float32], least: float) -> tuple[NDArray[np.float32], float, float]:
         """Return orthonormal combinations of the rows, those of a length above `least` and not lost in rounding.
 
-        And the shortest of these lengths as a share of the longest. By the eigenvectors of the Gram matrix: two matrix
+        And the shortest and the longest of these lengths. By the eigenvectors of the Gram matrix: two matrix
         products, where a QR decomposition takes 10 times as long.
         """
         values, vectors = np.linalg.eigh(self._products(block, block))
@@ -194,7 +198,7 @@ class _Search:
             combined[:, part] = turned @ block[:, part]
 
         list(self.pool.map(combine, self.parts))
-        return combined, float(lengths[kept].min(initial=longest)) / max(longest, TINY)
+        return combined, float(lengths[kept].min(initial=longest)), longest
 
     def _append(self, block: NDArray[np.float32], is_near: bool) -> None:
         """Add a block; `is_near` says that its products lie along it and the block before alone."""

@@ -151,16 +151,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
         A finished record settles it if it has every metric asked for and keeps to the budget that a person has `asked`
         for, without the share of the free memory that is the limit where none is given; one that was pruned does where
-        this job may be, too. A failure settles it unless `overwrite` is "failed", or it failed for want of memory or
-        time and the limit is clearly larger now; any of the limits, where it was refused. One that was skipped is
-        tried again, which takes seconds: what was missing may be there now.
+        this job may be, too, as the same trial. A failure settles it unless `overwrite` is "failed", or it failed for
+        want of memory or time and the limit is clearly larger now; any of the limits, where it was refused. One that
+        was skipped is tried again, which takes seconds: what was missing may be there now.
         """
         if overwrite == "always" or record.status == "skipped":
             return False
         if record.status == "ok":
             return set(self.metrics) <= set(record.metrics) and _keeps_to(asked, record)
         if record.status == "pruned":
-            return self.may_be_pruned
+            return self.may_be_pruned and record.trial == self.trial  # others, of another study, ended it there
         if overwrite == "failed":
             return False
         limits = list(_LIMITS.values()) if record.status == "refused" else [_LIMITS.get(record.status)]

@@ -58,9 +58,12 @@ def test_neighbours_by_svd_agree_with_an_exact_decomposition(kind):
     scores = model.score(history)
 
     factors = np.linalg.svd(train.toarray(), full_matrices=False)[2].T
-    similarities = np.round(unit(history @ factors) @ unit(train @ factors).T, 5)
+    similarities = unit(history @ factors) @ unit(train @ factors).T
+    descending = -np.sort(-similarities, axis=1)
+    is_clear = descending[:, 6] - descending[:, 7] > 1e-4  # rounding decides between the 7th neighbour and its equal
+    assert is_clear.sum() >= 4
     expected = scores_by_hand(train.toarray(), history.toarray(), similarities, 7, kind)
-    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    np.testing.assert_allclose(scores[is_clear], expected[is_clear], rtol=1e-5)
 
 
 @pytest.mark.parametrize("n_factors", [None, 6])
