@@ -85,7 +85,10 @@ def test_too_few_others_end_nothing(before):
     ],
 )
 def test_other_events_end_nothing(event):
-    assert MedianWatch(FIVE).look(Job, event) is None
+    watch = MedianWatch(FIVE)
+
+    assert watch.look(Job, event) is None
+    assert watch.look(Job, logged(6, 0.0))["history"] == {NDCG: [[6, 0.0]]}  # nor are they kept
 
 
 def test_a_trial_that_goes_on_from_a_checkpoint_is_judged_by_what_it_had_reported(tmp_path):

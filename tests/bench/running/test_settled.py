@@ -5,7 +5,7 @@ import pytest
 
 import recscale
 from recscale.measuring.budget import parse_bytes
-from recscale.records.record import Phase, RunRecord
+from recscale.records.record import Phase, RunRecord, Trial
 from recscale.running.display import Silent
 from recscale.running.runner import Runner, open_store
 from recscale.running.suite import Suite
@@ -61,6 +61,27 @@ def test_a_finished_job_stays_as_it_is_when_less_memory_is_free(tmp_path, data_f
 
     assert frame["status"].tolist() == ["ok"]
     assert store.records() == before
+
+
+@pytest.mark.parametrize(
+    ("job_is", "is_settled"),
+    [
+        ({}, True),
+        ({"may_be_pruned": False}, False),
+        ({"trial": Trial(study="good", number=1, metric="ndcg@100", sampler="random", seed=1)}, False),
+        ({"trial": None}, False),
+    ],
+)
+def test_a_pruned_trial_settles_the_same_trial_alone(tmp_path, data_file, plugin, job_is, is_settled):
+    suite_of_one = Suite(**suite(data_file, plugin("good")))
+    (job,) = Runner(suite_of_one, open_store(tmp_path / "s"), Silent()).plan().jobs
+    trial = Trial(study="good", number=1, metric="ndcg@100", sampler="random", seed=0)
+    job = msgspec.structs.replace(job, trial=trial, may_be_pruned=True)
+    record = msgspec.convert(job.blank_record() | {"status": "pruned"}, RunRecord)
+
+    again = msgspec.structs.replace(job, **job_is)
+
+    assert again.is_settled_by(record, "never", suite_of_one.limits()) == is_settled
 
 
 @pytest.mark.parametrize("again", [{}, {"overwrite": "always"}])
