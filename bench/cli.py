@@ -236,7 +236,8 @@ def compare(baseline: Path, candidate: Path, /, *, flags: CompareFlags = Compare
     of the machine's calibration. Runs on other data or another split are named and not compared.
     """
     from recscale._parameters import build
-    from recscale.records.regression import Tolerances, regressions
+    from recscale.records.pairs import Tolerances
+    from recscale.records.regression import regressions
     from recscale.records.store import Store
     from recscale.running.compare_printing import print_findings, write_summary
 

@@ -17,21 +17,10 @@ from typing import Literal
 import msgspec
 
 from recscale.errors import UnknownName, UsageError
+from recscale.records.costs import grown_bytes
+from recscale.records.pairs import VERDICTS, Finding, Recorded, Run, Tolerances, Verdict, job_name
 from recscale.records.record import RunRecord
-from recscale.records.regression import (
-    NOT_COMPARED,
-    VERDICTS,
-    Finding,
-    Identity,
-    Recorded,
-    Run,
-    Tolerances,
-    Verdict,
-    grown_bytes,
-    identity,
-    job_name,
-    judged,
-)
+from recscale.records.regression import NOT_COMPARED, Identity, identity, judged
 
 CALIBRATED_GFLOPS = 100.0
 """Speed of the machine's matrix product at which calibrated seconds are seconds."""

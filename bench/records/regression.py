@@ -8,123 +8,23 @@ Runs on other data or another split are never compared.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Protocol
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
-from recscale.contract import Options
 from recscale.errors import UsageError
+from recscale.records.costs import memory_findings, time_findings
+from recscale.records.pairs import VERDICTS, Finding, Pair, Recorded, Run, Runs, Tolerances, Verdict
 from recscale.records.record import RunRecord, rises_with_quality
 from recscale.records.statistics import ByUser, Paired, averaged, can_be_paired, holm, paired
 
-Verdict = Literal["worse", "better", "level", "unsure", "not compared"]
-VERDICTS: tuple[Verdict, ...] = ("worse", "not compared", "unsure", "better", "level")
-LEAST_BYTES = 16 * 2**20
-"""Memory that two runs of the same job may differ by: pages of libraries that are read or not, and of the allocator."""
-LEAST_SECONDS = 0.5
-"""A phase that takes less is not judged by time: start of threads and caches are a part of it that differs."""
 NOT_COMPARED = "run"
 """The quantity of a finding that says why a job cannot be compared."""
+AGGREGATE_TOLERANCE = 0.01
+"""Share that a figure of all lists together may differ by: it is no mean over users, so there is no test."""
 _FINGERPRINTS = ("data_fingerprint", "split_fingerprint")
-_TIMED = ("fit", "score")
-
-
-@dataclass(frozen=True)
-class Tolerances(Options):
-    """From when on a difference counts.
-
-    `level` is that of the paired tests, after Holm's correction over all of them. `memory` and `time` are shares of the
-    baseline; a time is only judged where both sides have `repeats` runs (seeds) or more.
-    """
-
-    level: Annotated[float, Meta(gt=0, lt=1)] = 0.01
-    memory: Annotated[float, Meta(ge=0)] = 0.15
-    time: Annotated[float, Meta(ge=0)] = 0.3
-    repeats: Annotated[int, Meta(ge=1)] = 3
-
-
-class Recorded(Protocol):
-    """Where records are: a store."""
-
-    def records(self) -> list[RunRecord]:
-        """Return every record of test users."""
-        ...
-
-    def by_user(self, record: RunRecord) -> Mapping[str, ByUser]:
-        """Return what a record has of each user, by the name of the metric."""
-        ...
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure of one job in both stores, and what is to be thought of it."""
-
-    dataset: str
-    protocol: str
-    job: str  # the model with its size and whatever else differs from its defaults
-    quantity: str  # status, parameters, bytes, the name of a metric, memory or time of a phase
-    unit: Literal["", "bytes", "seconds", "score"] = ""
-    baseline: float | None = None
-    candidate: float | None = None
-    verdict: Verdict
-    note: str = ""
-
-    @property
-    def change(self) -> float | None:
-        """The difference as a share of the baseline; None where there is none."""
-        if self.baseline is None or self.candidate is None or self.baseline == 0:
-            return None
-        return (self.candidate - self.baseline) / abs(self.baseline)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A record, the store that has the vectors of its users, and the metrics to be tested (None: all of them)."""
-
-    record: RunRecord
-    source: Recorded
-    metrics: frozenset[str] | None = None
-
-
-Runs = Mapping[int, Run]
-"""The runs of one job by their seeds."""
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """The runs of one job before and after, of the seeds that both have, in the order of the seeds."""
-
-    runs: tuple[tuple[Run, ...], tuple[Run, ...]]
-    lost: tuple[int, ...] = ()  # seeds that only the baseline has
-
-    @property
-    def before(self) -> tuple[RunRecord, ...]:
-        """The records of the baseline."""
-        return tuple(run.record for run in self.runs[0])
-
-    @property
-    def after(self) -> tuple[RunRecord, ...]:
-        """The records of the candidate."""
-        return tuple(run.record for run in self.runs[1])
-
-    def finished(self) -> _Pair | None:
-        """Return the runs of the seeds that ended well on both sides; None if there are none."""
-        both = [runs for runs in zip(*self.runs, strict=True) if all(run.record.status == "ok" for run in runs)]
-        return _Pair((tuple(one for one, _ in both), tuple(other for _, other in both))) if both else None
-
-    def finding(self, quantity: str, verdict: Verdict, **fields: Any) -> Finding:
-        """Return a finding about this job."""
-        first = self.after[0]
-        return Finding(
-            dataset=first.dataset,
-            protocol=first.protocol,
-            job=job_name(first),
-            quantity=quantity,
-            verdict=verdict,
-            **fields,
-        )
 
 
 Identity = tuple[str, ...]
@@ -161,7 +61,8 @@ def judged(steps: Sequence[tuple[Runs, Runs]], tolerances: Tolerances = Toleranc
             named = f"seed{'s' * (len(pair.lost) > 1)} {', '.join(map(str, pair.lost))}: only the baseline has them"
             found[-1].append(pair.finding("seeds", "not compared", note=named))
         if both is not None:
-            found[-1] += [*_sizes(both), *next(accuracy), *_memory(both, tolerances), *_times(both, tolerances)]
+            found[-1] += [*_sizes(both), *next(accuracy), *memory_findings(both, tolerances)]
+            found[-1] += time_findings(both, tolerances)
     return found
 
 
@@ -179,30 +80,25 @@ def _jobs(store: Recorded) -> dict[Identity, dict[int, Run]]:
     return dict(found)
 
 
-def job_name(record: RunRecord) -> str:
-    """Return what a person calls a job on its data: the model with whatever differs from its defaults."""
-    return record.configuration or record.model
-
-
 def identity(record: RunRecord) -> Identity:
     """Return what makes two records runs of one job; a default that was changed, and new options, do not part them."""
     options = record.configuration or msgspec.json.encode(record.parameters, order="deterministic").decode()
     return (record.dataset, record.protocol, record.model, options, record.device_requested)
 
 
-def _pair(before: Runs, after: Runs) -> tuple[_Pair, str | None]:
+def _pair(before: Runs, after: Runs) -> tuple[Pair, str | None]:
     """Return the runs of a job, and why they cannot be compared, if so."""
     seeds = sorted(before.keys() & after.keys())
     lost = tuple(sorted(before.keys() - after.keys()))
-    pair = _Pair((tuple(before[s] for s in seeds), tuple(after[s] for s in seeds)), lost)
+    pair = Pair((tuple(before[s] for s in seeds), tuple(after[s] for s in seeds)), lost)
     if not seeds:
         known = tuple((after or before).values())
         either = "only the candidate has it" if not before else "only the baseline has it"
-        return _Pair((known, known)), "no seed in common" if before and after else either
+        return Pair((known, known)), "no seed in common" if before and after else either
     return pair, "; ".join(_differing(pair, name) for name in _FINGERPRINTS if _differing(pair, name)) or None
 
 
-def _differing(pair: _Pair, name: str) -> str:
+def _differing(pair: Pair, name: str) -> str:
     """Return how the fingerprints called `name` differ, between the sides or within one; empty if they do not."""
     sides = [sorted({getattr(record, name) for record in side}) for side in (pair.before, pair.after)]
     if len({*sides[0], *sides[1]}) == 1:
@@ -231,7 +127,7 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
 
 
-def _status(pair: _Pair) -> Iterator[Finding]:
+def _status(pair: Pair) -> Iterator[Finding]:
     """Say at which seeds a job fails now that did not, or the other way round; the gravest, which counts, first."""
     changes: list[tuple[Verdict, str]] = []
     for one, other in zip(pair.before, pair.after, strict=True):
@@ -248,7 +144,7 @@ def _status(pair: _Pair) -> Iterator[Finding]:
         yield pair.finding("status", "level", note=f"{failed[0]}, as before")
 
 
-def _sizes(pair: _Pair) -> Iterator[Finding]:
+def _sizes(pair: Pair) -> Iterator[Finding]:
     """Compare what a model holds, exactly."""
     for quantity, field, unit in (("parameters", "n_parameters", ""), ("bytes", "n_bytes", "bytes")):
         one, other = _means(pair, field)
@@ -257,15 +153,15 @@ def _sizes(pair: _Pair) -> Iterator[Finding]:
             yield pair.finding(quantity, verdict, unit=unit, baseline=one, candidate=other)
 
 
-def _means(pair: _Pair, field: str) -> tuple[float | None, float | None]:
+def _means(pair: Pair, field: str) -> tuple[float | None, float | None]:
     sides = [[getattr(record, field) for record in side] for side in (pair.before, pair.after)]
     if any(value is None for values in sides for value in values):
         return None, None
     return sum(sides[0]) / len(sides[0]), sum(sides[1]) / len(sides[1])
 
 
-def _accuracy(pairs: Sequence[_Pair], level: float) -> list[list[Finding]]:
-    """Compare every metric that is known by user; one family of tests over all pairs."""
+def _accuracy(pairs: Sequence[Pair], level: float) -> list[list[Finding]]:
+    """Compare every metric; one family of tests over all pairs, of the metrics that are known by user."""
     places: list[tuple[int, str]] = []
     tests: list[Paired] = []
     means: list[tuple[float, float]] = []
@@ -277,6 +173,7 @@ def _accuracy(pairs: Sequence[_Pair], level: float) -> list[list[Finding]]:
             found[index].append(pair.finding("accuracy", "not compared", note="no figures by user in both"))
         for metric in sorted(before.keys() - after.keys()) if shared else ():
             found[index].append(pair.finding(metric, "not compared", note="only the baseline has it by user"))
+        found[index] += _aggregates(pair, {*before, *after})
         for metric in shared:
             if not can_be_paired(before[metric], after[metric]):
                 note = "fewer than two users have a figure on both sides"
@@ -295,7 +192,19 @@ def _accuracy(pairs: Sequence[_Pair], level: float) -> list[list[Finding]]:
     return found
 
 
-def _judged(pair: _Pair, metric: str, test: Paired, means: tuple[float, float], level: float) -> Finding:
+def _aggregates(pair: Pair, by_user: Collection[str]) -> Iterator[Finding]:
+    """Compare the metrics that are not known by user, such as the coverage of the catalogue."""
+    runs = (*pair.runs[0], *pair.runs[1])
+    asked = [run.record.metrics.keys() & (run.record.metrics if run.metrics is None else run.metrics) for run in runs]
+    for name in sorted(set.intersection(*asked).difference(by_user)):
+        one, other = (sum(record.metrics[name] for record in side) / len(side) for side in (pair.before, pair.after))
+        is_near = abs(other - one) <= AGGREGATE_TOLERANCE * abs(one)
+        note = "" if is_near else "not known by user: there is no test"
+        verdict: Verdict = "level" if is_near else "unsure"
+        yield pair.finding(name, verdict, unit="score", baseline=one, candidate=other, note=note)
+
+
+def _judged(pair: Pair, metric: str, test: Paired, means: tuple[float, float], level: float) -> Finding:
     if test.difference == 0:
         return pair.finding(metric, "level", unit="score", baseline=means[0], candidate=means[1])
     certain = test.adjusted_p_value < level
@@ -313,79 +222,3 @@ def _metrics(runs: Sequence[Run]) -> dict[str, ByUser]:
         if all(run.metrics is None or name in run.metrics for run in runs)
         and all(name in one and one[name].n_users == found[0][name].n_users for one in found)
     }
-
-
-def _memory(pair: _Pair, tolerances: Tolerances) -> Iterator[Finding]:
-    """Compare what each phase took beyond what the process had when it began: the most of the runs."""
-    for name in _TIMED:
-        sides = [[grown_bytes(record, name) for record in side] for side in (pair.before, pair.after)]
-        known = [[value for value in side if value is not None] for side in sides]
-        if not known[0] or not known[1]:
-            continue
-        one, other = float(max(known[0])), float(max(known[1]))
-        verdict: Verdict = "level"
-        note = _unlike(pair, name)
-        if note:
-            verdict = "not compared"
-        elif abs(other - one) > max(tolerances.memory * one, LEAST_BYTES):
-            verdict = "worse" if other > one else "better"
-        yield pair.finding(f"memory of {name}", verdict, unit="bytes", baseline=one, candidate=other, note=note)
-
-
-def _unlike(pair: _Pair, phase: str) -> str:
-    """Return why the costs of a phase are not of one kind on both sides; empty if they are."""
-    records = (*pair.before, *pair.after)
-    kinds = sorted({(record.device_used or "cpu").partition(":")[0] for record in records})
-    if len(kinds) > 1:
-        return f"on {' and '.join(kinds)}"
-    if phase != "fit":
-        return ""
-    if any(record.n_resumptions for record in records):
-        return "a fit was resumed"
-    if len({record.shrunk_from is None for record in records}) > 1:
-        return "the fit is shared with another size in some of the runs alone"
-    return ""
-
-
-def grown_bytes(record: RunRecord, phase: str) -> int | None:
-    """Return what a phase took beyond what the process had when it began; None if that is not known."""
-    cost = record.phases.get(phase)
-    if cost is None or cost.peak_rss_bytes is None:
-        return None
-    return max(0, cost.peak_rss_bytes - (cost.start_rss_bytes or 0))
-
-
-def _times(pair: _Pair, tolerances: Tolerances) -> Iterator[Finding]:
-    """Compare the fastest run of each phase, after the speed of the machine is taken out.
-
-    On one and the same machine the seconds themselves have to agree: whatever else it does may slow the calibration
-    and not the phase, or the other way round, and either alone would be an alarm about nothing.
-    """
-    sides = (pair.before, pair.after)
-    speeds = [max(record.calibration.get("gemm_gflops", 0.0) for record in side) for side in sides]
-    same_machine = pair.before[0].machine == pair.after[0].machine
-    comparable = all(speeds) or same_machine
-    relative = speeds[1] / speeds[0] if all(speeds) else 1.0
-    for name in _TIMED:
-        walls = [[record.phases[name].wall_seconds for record in side if name in record.phases] for side in sides]
-        if not all(walls):
-            continue
-        one, other = (min(side) for side in walls)
-        verdict: Verdict = "not compared"
-        note = _unlike(pair, name) or ("" if comparable else "another machine, and no calibration")
-        if not note and one > 0:
-            ratios = (other / one * relative, other / one if same_machine else other / one * relative)
-            verdict, note = _timed(ratios, max(one, other), len(sides[0]), tolerances)
-        yield pair.finding(f"time of {name}", verdict, unit="seconds", baseline=one, candidate=other, note=note)
-
-
-def _timed(ratios: tuple[float, float], seconds: float, n_runs: int, tolerances: Tolerances) -> tuple[Verdict, str]:
-    """Return what is to be thought of a ratio of times, calibrated and as it has to be confirmed."""
-    factor = 1 + tolerances.time
-    told = f"{ratios[0]:.2f} times, calibrated"
-    if seconds < LEAST_SECONDS or not (min(ratios) > factor or max(ratios) < 1 / factor):
-        return "level", told
-    if n_runs < tolerances.repeats:
-        runs = "run" if n_runs == 1 else "runs"
-        return "unsure", f"{told}, by {n_runs} {runs}; {tolerances.repeats} seeds or more would tell"
-    return ("worse" if min(ratios) > factor else "better"), told

@@ -11,9 +11,9 @@ from typing import Literal
 
 import msgspec
 
+from recscale.records.costs import grown_bytes
 from recscale.records.power_law import Break, Prediction, base_line, leaves, power_law, prediction
 from recscale.records.record import RunRecord
-from recscale.records.regression import grown_bytes
 
 LEAST_SECONDS = 0.05  # below it a time is that of the clock, of caches and of whatever else the machine does
 LEAST_BYTES = 10_000_000  # below it a growth is that of buffers and of the heap's own pages

@@ -10,7 +10,8 @@ import msgspec
 
 from recscale.errors import StoreError
 from recscale.measuring.size import format_bytes, format_count, format_seconds
-from recscale.records.regression import VERDICTS, Finding, counts
+from recscale.records.pairs import VERDICTS, Finding
+from recscale.records.regression import counts
 from recscale.running.printing import columns
 
 _HEADINGS = ("", "data", "protocol", "model", "figure", "baseline", "candidate", "change", "note")

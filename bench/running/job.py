@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
+from recscale.errors import StoreError
 from recscale.measuring.budget import Budget
 from recscale.records.record import JUDGE, SCHEMA_VERSION, Part, Phase, RunRecord, Trial
 
@@ -243,6 +246,18 @@ def _keeps_to(budget: Budget, record: RunRecord) -> bool:
     }
     limits = {name: (getattr(budget, name), getattr(record, name) or math.inf) for name in took}
     return all(limit is None or min(held_to, took[name]) <= limit for name, (limit, held_to) in limits.items())
+
+
+@contextlib.contextmanager
+def to_disk(folder: Path) -> Iterator[None]:
+    """Write to the folder of a job within the body. Raises StoreError where that cannot be, for no fault of it."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{folder.parent} cannot be written: {(error.strerror or str(error)).lower()}; finished jobs are kept: run"
+            " the same command again once that is mended"
+        ) from None
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from recscale.checkpoint import Checkpoint
-from recscale.errors import DeadlineExceeded, FitWarning, RecscaleError
+from recscale.errors import DeadlineExceeded, FitWarning, StoreError
 from recscale.measuring.budget import limit_gpu_memory
 from recscale.measuring.machine import kind_of
 from recscale.records.record import JUDGE, Phase
@@ -32,6 +32,7 @@ from recscale.running.job import (
     Job,
     Request,
     SpentBefore,
+    to_disk,
     write_whole,
 )
 from recscale.running.peers import Peers, Place
@@ -112,7 +113,10 @@ class Measurement:
         with self.phase("load"):
             split = load_split(Path(self.job.prepared.split_path))
         if split.fingerprint != self.job.prepared.split_fingerprint:
-            raise RecscaleError("the cached split has changed since the job was planned; run again")
+            raise StoreError(
+                f"the cached split of {self.job.data.text} has changed since the job was planned; finished jobs are"
+                " kept: run the same command again"
+            )
         self.phase.reporter.begin("warm-up")
         cls = registry.model_spec(self.job.model, self.job.plugins).model
         _ready_device(self.place)
@@ -190,18 +194,15 @@ class Measurement:
     def _save(self, model: Any) -> None:
         """Save the model, to measure that, and keep the file where smaller sizes wait for it."""
         saved = self.folder / FIT_FILE
-        try:
-            with self.phase("save"):
-                self.outcome["disk_bytes"] = model.save(saved)
-        except OSError:
-            saved.unlink(missing_ok=True)  # a model that filled the disk leaves room to say so
-            raise
+        with to_disk(self.folder), self.phase("save"):
+            self.outcome["disk_bytes"] = model.save(saved)
         if not self.request.keeps_fit:
             saved.unlink()
             return
         fit = msgspec.convert(self.phase.meter.phases["fit"], Phase, from_attributes=True)
         fitted = Fitted(key=self.job.key, path=str(saved), fit=fit, warnings=self.outcome["warnings"])
-        write_whole(self.folder / FITTED_FILE, msgspec.json.encode(fitted))
+        with to_disk(self.folder):
+            write_whole(self.folder / FITTED_FILE, msgspec.json.encode(fitted))
 
     def _evaluate(self, model: Any, test: Any, context: Any) -> None:
         """Score for the held-out users, and rank the items or compare the ratings."""
@@ -256,11 +257,12 @@ class Measurement:
         try:
             with self.phase(JUDGE):
                 fields, first_items = judged(model, self.job)
-            _write_vectors(self.folder / COCLUSTER_FILE, {TOP_ITEMS: first_items})
-            self.outcome.update(fields)
         except Exception as error:
             told = type(error).__name__ + (f": {' '.join(str(error).split())}" if str(error) else "")
             self.outcome["warnings"].append(f"the co-clusters were not judged: {told[:300]}")
+            return
+        _write_vectors(self.folder / COCLUSTER_FILE, {TOP_ITEMS: first_items})
+        self.outcome.update(fields)
 
 
 @contextlib.contextmanager
@@ -357,5 +359,5 @@ def _ready_device(place: Place) -> None:
 def _write_vectors(path: Path, vectors: Any) -> None:
     import numpy as np
 
-    with open(path, "wb") as file:
+    with to_disk(path.parent), open(path, "wb") as file:
         np.savez(file, allow_pickle=False, **vectors)

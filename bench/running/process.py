@@ -58,7 +58,7 @@ class WorkerProcess:
         self.phase = "start"
         self.peak_rss_bytes = 0
         self.timed_out = False
-        self._unwritten: str | None = None  # why the worker could not write its outcome
+        self._stopped: str | None = None  # why the worker has no outcome
         self._pending = b""
         environment = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         environment |= dict.fromkeys(_THREAD_VARIABLES, str(n_threads))
@@ -92,8 +92,8 @@ class WorkerProcess:
                     events.append(event)
                     if event.get("event") == "phase":
                         self.phase = str(event.get("name"))
-                    elif event.get("event") == "unwritten":
-                        self._unwritten = str(event.get("reason"))
+                    elif event.get("event") == "stopped":
+                        self._stopped = str(event.get("reason"))
         self._watch_memory()
         return events
 
@@ -116,13 +116,10 @@ class WorkerProcess:
     def outcome(self) -> dict[str, Any]:
         """Return what the worker wrote, or what its end says about a worker that wrote nothing.
 
-        Raises StoreError if it could not write: that is no fault of the job, and it will run again.
+        Raises StoreError if it could not write, or its split is another: no fault of the job, which will run again.
         """
-        if self._unwritten is not None:
-            raise StoreError(
-                f"{self.folder.parent} cannot be written: {self._unwritten}; finished jobs are kept: run the same"
-                " command again once that is mended"
-            )
+        if self._stopped is not None:
+            raise StoreError(self._stopped)
         tail = self._log_tail()
         try:
             found: dict[str, Any] = msgspec.json.decode((self.folder / "outcome.json").read_bytes())

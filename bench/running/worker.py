@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from recscale.errors import ModelError, OutOfMemory, RecscaleError
+from recscale.errors import ModelError, OutOfMemory, RecscaleError, StoreError
 from recscale.measuring.budget import (
     Budget,
     apply_memory_limit,
@@ -30,7 +30,7 @@ from recscale.measuring.budget import (
 from recscale.measuring.machine import each_device
 from recscale.measuring.size import format_bytes
 from recscale.records.record import JUDGE, VALIDATION
-from recscale.running.job import Job, Request, write_whole
+from recscale.running.job import Job, Request, to_disk, write_whole
 from recscale.running.peers import Place, outcome_file
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 PROGRESS_INTERVAL_SECONDS = 0.1
 MAX_HISTORY = 2_000  # points kept of each series that a model logs
+LEAST_ROOM_BYTES = 2**16  # on the disk of a job that failed: with less, it may have failed of that
 
 
 class Reporter:
@@ -76,7 +77,8 @@ class Reporter:
 def main(folder: Path, descriptor: int, parent_pid: int, rank: int = 0, started: float | None = None) -> int:
     """Serve the one request in `folder`, or the part of it of process `rank`; return the exit code.
 
-    The time limit counts from `started`, a reading of `time.monotonic()`, or from now.
+    The time limit counts from `started`, a reading of `time.monotonic()`, or from now. Where a job ends for what is no
+    fault of its own, as a full disk, there is no outcome, and the parent is told why.
     """
     started = time.monotonic() if started is None else started
     die_with_parent(parent_pid)
@@ -86,12 +88,18 @@ def main(folder: Path, descriptor: int, parent_pid: int, rank: int = 0, started:
     try:
         _apply(request.limits.of_each(_n_processes(request)))
         outcome = {"status": "ok"} | _serve(request, folder, reporter, (started, rank))
+    except StoreError as error:
+        reporter.send(event="stopped", reason=str(error))
+        return 1
     except BaseException as error:
         outcome = getattr(error, "partial_outcome", {}) | _failure(error, reporter)
     try:
-        _write(outcome, path, reporter)
-    except OSError as error:
-        reporter.send(event="unwritten", reason=(error.strerror or str(error)).lower())
+        with to_disk(folder):
+            if outcome["status"] == "error":
+                (folder / "room").write_bytes(bytes(LEAST_ROOM_BYTES))
+            _write(outcome, path, reporter)
+    except StoreError as error:
+        reporter.send(event="stopped", reason=str(error))
         return 1
     return int(rank > 0 and outcome["status"] != "ok")
 
@@ -151,7 +159,8 @@ def _run(request: Request, job: Job, folder: Path, reporter: Reporter, turn: tup
     outcome: dict[str, Any] = {"device_used": job.device, "versions": versions()}
 
     def keep(**fields: Any) -> None:
-        _write({"status": "ok"} | outcome | _costs(meter) | fields, outcome_file(folder, rank), reporter)
+        with to_disk(folder):
+            _write({"status": "ok"} | outcome | _costs(meter) | fields, outcome_file(folder, rank), reporter)
 
     try:
         measurement = Measurement(request, place, folder, Phases(meter, reporter), outcome, keep)

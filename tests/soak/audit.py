@@ -13,8 +13,6 @@ from runners import Bench
 from recscale.records.record import RunRecord
 from recscale.records.store import Store
 
-NO_SPACE = "No space left on device"
-
 
 @dataclass
 class Audit:
@@ -96,7 +94,6 @@ def _oddity(record: RunRecord, act: str) -> list[str]:
         "ok": act == "work",
         "out_of_memory": act == "allocate" or "SIGKILL" in told,
         "timeout": record.job_wall_seconds >= record.timeout_seconds,
-        "error": NO_SPACE in told,
     }
     if accounted.get(record.status):
         return []

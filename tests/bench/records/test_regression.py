@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from recscale.errors import UsageError
+from recscale.records.pairs import Tolerances
 from recscale.records.record import Phase, RunRecord
-from recscale.records.regression import Tolerances, counts, regressions
+from recscale.records.regression import counts, regressions
 from recscale.records.statistics import ByUser
 
 SEEDS = (0, 1, 2)
@@ -411,3 +412,22 @@ def test_costs_on_a_gpu_and_on_a_cpu_are_not_compared(baseline):
         for cost in ("memory", "time")
         for phase in ("fit", "score")
     }
+
+
+def test_twice_the_memory_of_a_gpu_is_caught(baseline):
+    def held(n_bytes):
+        return lambda record: setattr(record.phases["fit"], "peak_device_bytes", n_bytes)
+
+    found = regressions(baseline.changed(held(300 * MB)), baseline.changed(held(600 * MB)))
+
+    assert verdicts(found) == {("ease[k=50]", "device memory of fit"): "worse"}
+
+
+@pytest.mark.parametrize(("coverage", "expected"), [(0.5, {}), (0.502, {}), (0.49, "unsure"), (0.51, "unsure")])
+def test_a_metric_that_is_no_mean_over_users_is_level_or_unsure(baseline, coverage, expected):
+    def covering(share):
+        return lambda record: record.metrics.update({"catalogue_coverage@100": share})
+
+    found = verdicts(regressions(baseline.changed(covering(0.5)), baseline.changed(covering(coverage))))
+
+    assert found == (expected and {("ease[k=50]", "catalogue_coverage@100"): expected})

@@ -4,8 +4,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import recscale
@@ -13,7 +15,7 @@ from recscale.errors import StoreError
 from recscale.records.store import Store
 from recscale.running import local_pool
 from recscale.running.display import Silent
-from recscale.running.runner import Runner
+from recscale.running.runner import Runner, open_store
 from recscale.running.suite import Suite
 
 
@@ -179,6 +181,46 @@ def test_a_result_that_cannot_be_written_ends_the_run_and_is_no_failure_of_the_j
 
     assert [(r.model, r.status) for r in Store(tmp_path / "s").records()] == [("good", "ok")]
     assert not list((tmp_path / "s" / ".work").iterdir())
+
+
+FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))"
+LARGE = "self.counts_ = np.zeros((100_000, self.counts_.size), np.float32)"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"{FULL.format(2**20)}; {LARGE}",  # for the saved model
+        f"{FULL.format(2**11)}",  # for the vectors of users
+        f"{FULL.format(2**10)}; context.checkpoint.path.write_bytes(bytes(2**20))",  # for what a training keeps
+    ],
+)
+def test_a_disk_that_is_full_for_part_of_a_job_ends_the_run_too(tmp_path, data_file, plugin, body):
+    with pytest.raises(StoreError, match=r"\.work cannot be written: file too large; finished jobs are kept"):
+        run(data_file, plugin("full", body=body), store=tmp_path / "s")
+
+    assert Store(tmp_path / "s").records() == []
+
+
+def test_a_model_that_finds_no_room_elsewhere_has_failed(tmp_path, data_file, plugin):
+    frame = run(data_file, plugin("full", body="raise OSError(28, 'No space left on device')"), store=tmp_path / "s")
+
+    assert frame["status"].tolist() == ["error"]
+
+
+def test_a_split_that_changes_between_plan_and_run_ends_the_run_and_is_no_failure_of_the_job(
+    tmp_path, data_file, plugin
+):
+    suite = Suite(datasets=[{"file": {"path": str(data_file)}}], models=["good"], plugins=[plugin("good")])
+    runner = Runner(suite, open_store(tmp_path / "s"), Silent())
+    plan = runner.plan()
+    (job,) = plan.jobs
+    other = msgspec.structs.replace(job.prepared, split_fingerprint="of another split")
+
+    with pytest.raises(StoreError, match=r"the cached split of .* has changed since the job was planned; .* run the"):
+        runner.run_plan(replace(plan, jobs=[msgspec.structs.replace(job, prepared=other)]))
+
+    assert Store(tmp_path / "s").records() == []
 
 
 def test_a_changed_model_is_another_job(tmp_path, data_file, plugin):
