@@ -2,8 +2,10 @@
 
 Both models were asked about the same users, so their figures are compared user by user. The p-value is that of the
 paired t-test, as in table 3 of the ELFM paper (Yang et al. 2021); figures such as the MRR are far from normal, so the
-interval beside it is a percentile bootstrap (Efron and Tibshirani 1993, chapter 13), drawn once for all models. Several
-comparisons in one table are corrected together by Holm's method (Holm 1979).
+interval beside it is a percentile bootstrap (Efron and Tibshirani 1993, chapter 13), drawn once for all models, with the
+percentiles of Hesterberg (2015, The American Statistician, section 3.4), without which it is too narrow for few users.
+Several comparisons in one table are corrected together by Holm's method (Holm 1979). All of it is about other users of
+the same models as fitted: what another fit would have changed is the spread over seeds.
 """
 
 from __future__ import annotations
@@ -150,9 +152,7 @@ def paired(
         return []
     stacked = np.stack(differences, axis=1)  # (U, K)
     means = bootstrap_means(stacked, n_resamples=n_resamples, seed=seed)  # (R, K)
-    tail = 100 * (1 - CONFIDENCE) / 2
-    lows, highs = np.nanpercentile(means, (tail, 100 - tail), axis=0)  # (K,) each
-    found = [_paired(stacked[:, k], own[k], float(lows[k]), float(highs[k])) for k in range(len(own))]
+    found = [_paired(stacked[:, k], own[k], means[:, k]) for k in range(len(own))]
     adjusted = holm([each.p_value for each in found])
     return [replace(each, adjusted_p_value=p) for each, p in zip(found, adjusted, strict=True)]
 
@@ -169,16 +169,21 @@ def _differences(one: ByUser, other: ByUser, sign: int) -> tuple[NDArray[np.floa
     return sign * (one.effects() - other.effects()), sign * (one.values() - other.values())
 
 
-def _paired(difference: NDArray[np.float64], own: NDArray[np.float64], low: float, high: float) -> Paired:
-    """Return the comparison behind differences (U,), not corrected yet; the users' `own` ones (U,) are counted."""
+def _paired(difference: NDArray[np.float64], own: NDArray[np.float64], means: NDArray[np.float64]) -> Paired:
+    """Return the comparison behind differences (U,), not corrected yet, with the `means` (R,) of their resamples.
+
+    The users' `own` differences (U,) are counted.
+    """
     known = difference[np.isfinite(difference)]
     mean, spread = float(known.mean()), float(known.std(ddof=1))
+    tail = 100 * _tail(len(known))
+    low, high = np.nanpercentile(means, (tail, 100 - tail))
     p_value = _p_value(known, spread)
     return Paired(
         n_users=len(known),
         difference=mean,
-        low=low,
-        high=high,
+        low=float(low),
+        high=float(high),
         p_value=p_value,
         adjusted_p_value=p_value,
         effect_size=mean / spread if spread > 0 else 0.0 if mean == 0 else math.copysign(math.inf, mean),
@@ -189,12 +194,20 @@ def _paired(difference: NDArray[np.float64], own: NDArray[np.float64], low: floa
 
 
 def _p_value(difference: NDArray[np.float64], spread: float) -> float:
-    """Return the two-sided p-value of the paired t-test; where no two users differ, 1 for no difference, else 0."""
+    """Return the two-sided p-value of the paired t-test; where no two users differ, that of the sign test."""
     if spread == 0:
-        return 1.0 if difference[0] == 0 else 0.0
+        return 1.0 if difference[0] == 0 else 2.0 ** (1 - len(difference))
     from scipy.stats import ttest_1samp  # half a second to import, and only reports and comparisons need it
 
     return float(ttest_1samp(difference, 0.0).pvalue)
+
+
+def _tail(n_users: int) -> float:
+    """Return the share of resamples below an interval: what a t-interval of as many users leaves, .025 for many."""
+    from scipy.special import ndtr, stdtrit
+
+    quantile = stdtrit(n_users - 1, (1 + CONFIDENCE) / 2)
+    return float(ndtr(-quantile * math.sqrt(n_users / (n_users - 1))))
 
 
 def bootstrap_means(

@@ -64,11 +64,23 @@ def test_identical_models_are_level():
     assert (found.low, found.high) == (0.0, 0.0)
 
 
-def test_a_difference_that_all_users_share_is_certain():
-    found = paired([0.5, 0.75], [[0.25, 0.5]])[0]
+@pytest.mark.parametrize(("n_users", "stars"), [(2, ""), (6, "*"), (40, "***")])
+def test_a_difference_that_all_users_share_is_the_surer_the_more_they_are(n_users, stars):
+    found = paired([0.75] * n_users, [[0.5] * n_users])[0]
 
-    assert (found.p_value, found.stars) == (0.0, "***")
-    assert found.effect_size == math.inf
+    assert found.p_value == stats.binomtest(n_users, n_users).pvalue  # the sign test
+    assert (found.stars, found.effect_size) == (stars, math.inf)
+
+
+@pytest.mark.parametrize("n_users", [6, 12, 40])
+def test_the_interval_holds_the_truth_as_often_as_it_says_however_few_users_there_are(n_users):
+    rng = np.random.default_rng(n_users)
+    held = []
+    for _ in range(500):
+        (found,) = paired(rng.standard_normal(n_users), [np.zeros(n_users)], n_resamples=1_000)
+        held.append(found.low <= 0 <= found.high)
+
+    assert 0.92 < np.mean(held) < 0.98  # without more, .85 of 6 users
 
 
 def test_users_without_a_figure_are_left_out():
