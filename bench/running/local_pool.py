@@ -36,11 +36,6 @@ class LocalWorker(WorkerProcess):
         """How long the process has run."""
         return time.monotonic() - self.started
 
-    def kill(self) -> None:
-        """End the process and everything that it started, unless it has ended: its number may be another's by now."""
-        if self._process.poll() is None:
-            super().kill()
-
 
 class LocalExecutor:
     """Runs jobs on this machine. Its speed is measured before the first of them, unless it was a short while ago."""

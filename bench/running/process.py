@@ -98,8 +98,11 @@ class WorkerProcess:
         return events
 
     def is_done(self) -> bool:
-        """Tell whether the process has ended; kill it first if its time is up."""
-        if self._process.poll() is not None:
+        """Tell whether the process has ended, and everything that it started; kill it first if its time is up."""
+        if self._process.returncode is not None:
+            return True
+        if self._has_ended():
+            self.kill()  # what is left of its family
             return True
         limit = self._seconds_left
         if limit is not None and time.monotonic() - self.started > limit + GRACE_SECONDS:
@@ -107,11 +110,22 @@ class WorkerProcess:
             self.kill()
         return False
 
+    def _has_ended(self) -> bool:
+        """Tell whether the process has ended, without a wait for it, which would give its number away."""
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # where SIGCHLD is ignored the kernel has waited
+            return True
+
     def kill(self) -> None:
-        """End the process and everything that it started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        """End the process and everything that it started.
+
+        As long as nobody has waited for a process, its number is its own, dead or alive.
+        """
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def outcome(self) -> dict[str, Any]:
         """Return what the worker wrote, or what its end says about a worker that wrote nothing.
@@ -132,8 +146,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Remove the folder and the pipe; kill the process if it still runs."""
-        if self._process.poll() is None:
-            self.kill()
+        self.kill()
         os.close(self.descriptor)
         shutil.rmtree(self.folder, ignore_errors=True)
 

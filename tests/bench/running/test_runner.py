@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 import recscale
@@ -345,6 +346,19 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, data_file, plugin,
     assert after["good"] == before["good"]
     assert after["loops"].status == "ok"
     assert not list((tmp_path / "s" / ".work").iterdir())
+
+
+def test_what_a_model_started_ends_with_its_job(tmp_path, data_file, plugin):
+    started = tmp_path / "started"
+    sleeper = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    run(
+        data_file,
+        plugin("good", body=f"{sleeper}; open({str(started)!r}, 'a').write(f'{{p.pid}}\\n')"),
+        store=tmp_path / "s",
+    )
+
+    for number in started.read_text().split():
+        assert not psutil.pid_exists(int(number)) or psutil.Process(int(number)).status() == psutil.STATUS_ZOMBIE
 
 
 def test_two_runners_on_one_store_do_each_job_once(tmp_path, data_file, plugin):
