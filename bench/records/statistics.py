@@ -2,10 +2,10 @@
 
 Both models were asked about the same users, so their figures are compared user by user. The p-value is that of the
 paired t-test, as in table 3 of the ELFM paper (Yang et al. 2021); figures such as the MRR are far from normal, so the
-interval beside it is a percentile bootstrap (Efron and Tibshirani 1993, chapter 13), drawn once for all models, with the
-percentiles of Hesterberg (2015, The American Statistician, section 3.4), without which it is too narrow for few users.
-Several comparisons in one table are corrected together by Holm's method (Holm 1979). All of it is about other users of
-the same models as fitted: what another fit would have changed is the spread over seeds.
+interval beside it is a percentile bootstrap (Efron and Tibshirani 1993, chapter 13), drawn once for all models, with
+the percentiles of Hesterberg (2015, The American Statistician, section 3.4), without which it is too narrow for few
+users. Several comparisons in one table are corrected together by Holm's method (Holm 1979). All of it is about other
+users of the same models as fitted: what another fit would have changed is the spread over seeds.
 """
 
 from __future__ import annotations

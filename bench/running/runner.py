@@ -15,6 +15,7 @@ import numpy as np
 
 from recscale.errors import UsageError
 from recscale.measuring.machine import fingerprint, machine_name, source_commit
+from recscale.measuring.size import format_bytes
 from recscale.records.owners import owner_mark, remove_abandoned
 from recscale.records.record import RunRecord
 from recscale.records.store import Store
@@ -81,6 +82,7 @@ class Runner:
     _fits: SharedFits = field(init=False)
     _past_fits: PastFits | None = field(init=False, default=None)
     _watch: Watch | None = field(init=False, default=None)
+    _has_told: bool = field(init=False, default=False)
 
     @property
     def executor(self) -> Executor:
@@ -302,11 +304,16 @@ class Runner:
         suite, n_cores = self.suite, self.executor.n_cores
         if suite.threads is not None and suite.threads > n_cores:
             raise UsageError(f"--threads {suite.threads} is more than there are cores for a job: {n_cores}")
-        return msgspec.structs.replace(
+        found = msgspec.structs.replace(
             suite,
             threads=suite.threads or max(1, n_cores // suite.jobs),
             max_memory=self.executor.memory_bytes // suite.jobs if suite.max_memory is None else suite.max_memory,
         )
+        is_here = suite.executor == "local"  # Ray gives each job what it asks for, or has it wait
+        if is_here and not self._has_told and (crowd := _crowd(found, n_cores, self.executor.memory_bytes)):
+            self.display.note(f"note: {crowd}")
+        self._has_told = True
+        return found
 
     @contextlib.contextmanager
     def _working(self, watch: Watch | None = None) -> Iterator[dict[str, _Running]]:
@@ -342,6 +349,17 @@ class _Running:
         if self.ended_as is None:
             return self.worker.outcome()
         return {"peak_rss_bytes": self.worker.peak_rss_bytes or None} | self.ended_as
+
+
+def _crowd(suite: Suite, n_cores: int, memory_bytes: int) -> str:
+    """Return what the jobs that run at once may ask for beyond what a machine has; empty if nothing."""
+    told = []
+    if (n_threads := suite.jobs * (suite.threads or 1)) > n_cores:
+        told.append(f"{n_threads} threads on {n_cores} cores: times are those of a crowded machine")
+    limit = suite.limits().max_memory_bytes or 0
+    if suite.jobs > 1 and suite.jobs * limit > memory_bytes:
+        told.append(f"{format_bytes(suite.jobs * limit)} of memory where {format_bytes(memory_bytes)} are free")
+    return f"{suite.jobs} jobs at once may take {' and '.join(told)}" if told else ""
 
 
 def _arrays(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Every job ends as a record, whatever its model does."""
 
+import io
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import recscale
 from recscale.errors import StoreError
 from recscale.records.store import Store
 from recscale.running import local_pool
-from recscale.running.display import Silent
+from recscale.running.display import Lines, Silent
 from recscale.running.runner import Runner, open_store
 from recscale.running.suite import Suite
 
@@ -346,6 +347,27 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, data_file, plugin,
     assert after["good"] == before["good"]
     assert after["loops"].status == "ok"
     assert not list((tmp_path / "s" / ".work").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({}, None),
+        ({"jobs": 2, "threads": 1, "max_memory": "10MB"}, None),
+        ({"jobs": 1000}, "1000 jobs at once may take 1000 threads on"),
+        ({"jobs": 2, "max_memory": "900GB"}, "1.8 TB of memory where"),
+    ],
+)
+def test_jobs_that_may_be_in_each_others_way_are_told_of(tmp_path, data_file, asked, told):
+    suite = Suite(datasets=[{"file": {"path": str(data_file)}}], models=["popularity"], **asked)
+
+    shown = io.StringIO()
+    runner = Runner(suite, open_store(tmp_path / "s"), Lines(shown))
+    for _ in range(2):
+        runner.plan()
+
+    assert shown.getvalue().count("note: ") == (told is not None)
+    assert (told or "") in shown.getvalue()
 
 
 def test_what_a_model_started_ends_with_its_job(tmp_path, data_file, plugin):
