@@ -16,6 +16,19 @@ def test_the_loss_is_that_of_the_literal_form(both_losses):
     assert loss == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_loss_with_rank_weights_is_that_of_the_nearest_negative_by_its_rank(both_losses):
+    def literal(x, ys, bs):
+        near, *far = (((x - y) ** 2).sum() for y in ys)
+        hinges = np.maximum(0, 9 + near - np.array(far)) / 2  # some below 0
+        return np.log1p(25 * np.mean(hinges > 0)) * hinges.max()
+
+    model = UCML(factors=4, margin=9.0, rank_weights=True)
+    model.n_items_ = 25
+    loss, expected = both_losses(model, literal)
+
+    assert loss == pytest.approx(expected, rel=1e-6)
+
+
 def test_an_unseen_user_is_trained_on_the_same_loss_in_the_ball(check_inference):
     model = UCML(factors=4, epochs=30, regularization=0.02, learning_rate=0.02, fold_in_steps=40)
 
