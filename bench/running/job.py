@@ -214,6 +214,7 @@ class SpentBefore(msgspec.Struct, frozen=True, kw_only=True):
     history: dict[str, list[list[float]]]
     n_resumptions: int
     n_threads: int
+    machine: str = ""  # of which kind
     written_ns: int = 0  # when the checkpoint was written that this belongs to
 
 

@@ -19,7 +19,7 @@ import msgspec
 from recscale.checkpoint import Checkpoint
 from recscale.errors import DeadlineExceeded, FitWarning, StoreError
 from recscale.measuring.budget import limit_gpu_memory
-from recscale.measuring.machine import kind_of
+from recscale.measuring.machine import kind_of, machine_name
 from recscale.records.record import JUDGE, Phase
 from recscale.records.store import HISTORY_SIZES, TOP_ITEMS, WEIGHTS
 from recscale.running.checkpoints import checkpoint_at, spent_before, together
@@ -144,7 +144,7 @@ class Measurement:
 
     def _fitted(self, model: Any, split: Any, context: Any, peers: Peers) -> Any:
         """Fit a model, or go on where a fit that was killed had written a checkpoint; count both."""
-        before, meter, reporter = self.before, self.phase.meter, self.phase.reporter
+        before, meter, reporter, machine = self.before, self.phase.meter, self.phase.reporter, machine_name()
         n_resumptions = before.n_resumptions + 1 if before else 0
         self.outcome["n_resumptions"] = n_resumptions
         if before is not None:
@@ -153,12 +153,19 @@ class Measurement:
             if before.n_threads != self.job.n_threads:
                 told = f"the fit went on with {self.job.n_threads} threads after {before.n_threads}"
                 self.outcome["warnings"].append(told)
+            if before.machine != machine:
+                told = f"the fit went on on {machine} after {before.machine or 'another machine'}: its time is of both"
+                self.outcome["warnings"].append(told)
 
         def spent() -> SpentBefore:
             now = msgspec.convert(meter.so_far(), Phase, from_attributes=True)
             cost = together(now, before.fit) if before else now
             return SpentBefore(
-                fit=cost, history=reporter.history, n_resumptions=n_resumptions, n_threads=self.job.n_threads
+                fit=cost,
+                history=reporter.history,
+                n_resumptions=n_resumptions,
+                n_threads=self.job.n_threads,
+                machine=machine,
             )
 
         if self.request.checkpoint is not None:

@@ -10,6 +10,7 @@ import pytest
 
 import recscale
 from recscale.measuring.budget import Budget
+from recscale.measuring.machine import machine_name
 from recscale.records.record import Phase
 from recscale.records.store import Store
 from recscale.running import process
@@ -78,7 +79,22 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_both_parts_count(tmp_
     assert record.history["begun"] == [[0, 0], [1, 0], [2, 2], [3, 2]]
     assert record.phases["fit"].wall_seconds >= 4 * 0.3
     assert record.phases["fit"].energy_joules is None
+    assert not [told for told in record.warnings if told.startswith("the fit went on")]
     assert not list((store / ".work").iterdir())
+
+
+def test_a_fit_that_goes_on_on_another_machine_says_so(tmp_path, data_file, counting):
+    store = tmp_path / "s"
+    _, cost = killed_at_two(data_file, store, counting)
+    spent = msgspec.json.decode(cost.read_bytes(), type=SpentBefore)
+    cost.write_bytes(msgspec.json.encode(msgspec.structs.replace(spent, machine="pdp-11", n_threads=64)))
+
+    subprocess.run(command(data_file, store, counting), check=True, capture_output=True)
+
+    (record,) = Store(store).records()
+    told = [told for told in record.warnings if told.startswith("the fit went on")]
+    assert told[0].endswith("threads after 64")
+    assert told[1].endswith(f"{machine_name()} after pdp-11: its time is of both")
 
 
 def test_a_training_that_was_not_killed_was_never_resumed_and_leaves_no_checkpoint(tmp_path, data_file, plugin):
