@@ -185,6 +185,7 @@ class ReproFlags:
     column: Annotated[tuple[str, ...], Parameter(help="column of the tables, repeatable (all)")] = ()
     row: Annotated[tuple[str, ...], Parameter(help="row of the tables, repeatable (all)")] = ()
     plan: Annotated[bool, Parameter(negative="", help="show the jobs and what will become of them; run none")] = False
+    stored: Annotated[bool, Parameter(negative="", help="the tables from the records that are there; run none")] = False
     download: Annotated[bool, Parameter(negative="", help="fetch data sets that are not here")] = False
     device: Annotated[str, Parameter(help="auto (default), cpu, cuda, cuda:N; several: cuda:0,1")] = "auto"
     timeout: Annotated[str | None, Parameter(help="hard limit a job: seconds, or 10m, 2h (none)")] = None
@@ -223,6 +224,7 @@ class ReproFlags:
             "overwrite": self.overwrite,
             "download": self.download,
             "plan": self.plan,
+            "stored": self.stored,
             "as_json": self.json,
             "markdown": self.markdown,
         }

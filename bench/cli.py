@@ -278,7 +278,13 @@ def history(*stores: Path, flags: HistoryFlags = HistoryFlags()) -> None:
             sys.stderr.write(f"wrote {path}\n")
 
 
-@app.command(help_epilogue="Examples:\n  recscale repro\n  recscale repro chol --table table-3 --max-memory 20GB\n")
+@app.command(
+    help_epilogue="""Examples:
+  recscale repro
+  recscale repro chol --table table-3 --max-memory 20GB
+  recscale repro chol --stored --markdown chol.md
+"""
+)
 def repro(paper: str | None = None, *, flags: ReproFlags = ReproFlags()) -> int:
     """Run the tables of a paper on the data that is here, and hold our cells against the published ones.
 

@@ -20,8 +20,8 @@ from recscale.running.repro_tables import Column, Paper, Published, Row, Table, 
 from recscale.running.runner import Display, Overwrite, Plan, Runner
 from recscale.running.suite import Suite, all_data, expand
 
-Verdict = Literal["within", "outside", "failed", "absent", "no published figure", "no model"]
-VERDICTS: tuple[Verdict, ...] = ("within", "outside", "failed", "absent", "no published figure", "no model")
+Verdict = Literal["within", "outside", "failed", "absent", "not run", "no published figure", "no model"]
+VERDICTS: tuple[Verdict, ...] = ("within", "outside", "failed", "absent", "not run", "no published figure", "no model")
 ROUNDING = 1e-9  # differences of decimal fractions: .1765 - .176 is not .0005 to the last bit
 
 
@@ -72,7 +72,7 @@ class Reproduced(msgspec.Struct, frozen=True, kw_only=True):
 class NotRun:
     """Why there is no record for a cell."""
 
-    verdict: Literal["absent", "failed"]
+    verdict: Literal["absent", "failed", "not run"]
     reason: str
 
 
@@ -92,7 +92,7 @@ class Reproduction:
     """Runs the tables of a paper into a store, a column after another.
 
     `base` has the budgets and the device; its data sets, protocols and models are those of the paper. Data that is not
-    here is fetched only with `download`.
+    here is fetched only with `download`. With `is_stored` nothing is run: what has no record yet has no figure.
     """
 
     paper: Paper
@@ -101,6 +101,7 @@ class Reproduction:
     display: Display
     overwrite: Overwrite = "never"
     download: bool = False
+    is_stored: bool = False
 
     def plan(self) -> Plan:
         """Return the jobs of all tables on data that is here, with what is known before they run."""
@@ -156,8 +157,9 @@ class Reproduction:
             return dict.fromkeys((row.name for row in task.table.rows), NotRun("failed", str(error)))
         plan = runner.plan_of(list(jobs.values()))
         self.display.planned(len(plan.jobs), len(plan.settled))
-        records = {record.key: record for record in runner.run_plan(plan)}
-        return {row: records[job.key] for row, job in jobs.items()}
+        records = plan.settled if self.is_stored else {record.key: record for record in runner.run_plan(plan)}
+        missing = NotRun("not run", "the store has no record of it; run the command without --stored")
+        return {row: records.get(job.key, missing) for row, job in jobs.items()}
 
     def _reproduced(self, table: Table, found: Mapping[tuple[str, str], Mapping[str, Outcome]]) -> Reproduced:
         absent, cells = {}, []

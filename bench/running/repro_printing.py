@@ -40,6 +40,7 @@ class Asked:
     download: bool = False
     list_only: bool = False
     plan: bool = False
+    stored: bool = False
     as_json: bool = False
     markdown: Path | None = None
 
@@ -55,7 +56,7 @@ def answer(name: str | None, asked: Asked) -> bool:
         return False
     paper = chosen(load_paper(name), asked.tables, asked.columns, asked.rows)
     store, display = open_store(asked.store), display_for(quiet=False)
-    work = Reproduction(paper, Suite(**asked.limits), store, display, asked.overwrite, asked.download)
+    work = Reproduction(paper, Suite(**asked.limits), store, display, asked.overwrite, asked.download, asked.stored)
     if asked.plan:
         print_plan(work.plan(), as_json=asked.as_json)
         return False

@@ -230,6 +230,21 @@ def test_what_another_machine_finished_is_not_run_again_and_named(folder, capfd)
     assert not own.exists()
 
 
+def test_stored_tables_are_printed_without_running_anything(folder, capfd):
+    call("paper.yaml", "--store", "s", "--column", "Small", "--row", "Popularity")
+    capfd.readouterr()
+
+    code = call("paper.yaml", "--store", "s", "--column", "Small", "--stored", "--json", "--markdown", "out.md")
+
+    cells = json.loads(capfd.readouterr().out)["tables"][0]["cells"]
+    verdicts = {(c["row"], c["metric"]): c["verdict"] for c in cells}
+    assert code == 0
+    assert verdicts["Popularity", "recall@20"] == "within"
+    assert verdicts["Neighbours", "recall@20"] == verdicts["Neighbours", "ndcg@100"] == "not run"
+    assert {record.model for record in Store(folder / "s").records()} == {"popularity"}
+    assert "--stored" not in (folder / "out.md").read_text()  # the command that gives all of them
+
+
 def test_a_plan_runs_nothing_and_a_list_reads_nothing(folder, capfd):
     assert call("paper.yaml", "--column", "Small", "--plan", "--store", "s") == 0
     assert "item_knn" in capfd.readouterr().out
