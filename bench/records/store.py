@@ -108,7 +108,8 @@ class Store:
         if found is None or found.key != key:
             return None
         vectors = path.with_suffix(".npz")
-        if reason := _damage(vectors):
+        has_vectors = found.status == "ok" and found.evaluated_on == "test"
+        if reason := "missing" if has_vectors and not vectors.exists() else _damage(vectors):
             self.unreadable.append(Unreadable(vectors, reason))
             return None
         return found

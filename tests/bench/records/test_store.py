@@ -49,10 +49,31 @@ def place_of(record):
     return {"dataset": record.dataset, "protocol": record.protocol, "model": record.model, "key": record.key}
 
 
+VECTORS = {"ndcg@100": np.array([0.0, 0.5], np.float32)}
+
+
+def test_a_finished_record_whose_vectors_are_gone_is_none_and_the_file_is_named(tmp_path):
+    store, record = Store(tmp_path, "machine"), record_of()
+    store.put(record, VECTORS).with_suffix(".npz").unlink()
+
+    assert store.get(**place_of(record)) is None
+    (file,) = store.unreadable
+    assert (file.path.suffix, file.reason) == (".npz", "missing")
+
+
+@pytest.mark.parametrize("without", [{"status": "timeout", "metrics": {}}, {"evaluated_on": "validation"}])
+def test_a_failure_and_a_trial_need_no_vectors(tmp_path, without):
+    store, record = Store(tmp_path, "machine"), record_of(**without)
+    store.put(record)
+
+    assert store.get(**place_of(record), evaluated_on=record.evaluated_on) == record
+    assert store.unreadable == []
+
+
 def test_what_another_machine_finished_is_found_where_it_is_asked_for(tmp_path):
     failed, done = record_of(status="timeout", metrics={}), record_of(seed=3)
     Store(tmp_path, "a").put(failed)
-    Store(tmp_path, "b").put(done)
+    Store(tmp_path, "b").put(done, VECTORS)
     Store(tmp_path, ".work").put(record_of(seed=4))  # no machine's folder
 
     for machine in ("a", "c"):

@@ -1,6 +1,7 @@
 """Which records make running a job again needless, and which may take the place of another."""
 
 import msgspec
+import numpy as np
 import pytest
 
 import recscale
@@ -47,7 +48,8 @@ def test_a_finished_job_is_settled_unless_it_took_more_than_is_asked_for(
     (job,) = runner.plan().jobs
     finished = {"status": "ok", "metrics": dict.fromkeys(job.metrics, 0.5), "peak_rss_bytes": 1}
     unlimited = dict.fromkeys(("timeout_seconds", "max_memory_bytes", "max_gpu_memory_bytes"))
-    store.put(msgspec.convert(job.blank_record() | finished | unlimited | record, RunRecord))
+    record = msgspec.convert(job.blank_record() | finished | unlimited | record, RunRecord)
+    store.put(record, {"ndcg@100": np.zeros(2, np.float32)})
 
     assert list(runner.plan().settled) == [job.key] * is_settled
 
