@@ -99,8 +99,8 @@ def dataset_spec(name: str, plugins: Sequence[str | Path] = ()) -> DatasetSpec:
 def code_fingerprint(entry: Entry) -> str:
     """Return the SHA-256 of a plug-in's source and of the helper modules `_x.py` beside it that it imports.
 
-    What decides no result does not count: comments, docstrings, empty lines, and of a model its SPEC and the estimate
-    that it names.
+    And of the models of recscale, and their helpers, that one from elsewhere imports. What decides no result does not
+    count: comments, docstrings, empty lines, and of a model its SPEC and the estimate that it names.
     """
     if entry.path is None:
         return ""
@@ -221,31 +221,37 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _with_helpers(path: Path, is_model: bool) -> list[Path]:
-    """Return `path` and, sorted, every `_x.py` beside it that it imports, directly or through another.
+    """Return `path` and every `_x.py` beside it that it imports, directly or through another, by their names.
 
-    What a model imports for its SPEC and estimate alone is left out.
+    And those modules of `recscale.models` that files from elsewhere import. What a model imports for its SPEC and
+    estimate alone is left out.
     """
     found, waiting = {path}, [path]
+    ours = Path(next(iter(importlib.import_module(_PACKAGES["model"]).__path__)))
     while waiting:
         looked_at = waiting.pop()
-        for name in _imported(looked_at, looked_at.stat().st_mtime_ns, is_model and looked_at == path):
-            helper = path.parent / f"{name}.py"
-            if name.startswith("_") and name != "__init__" and helper.is_file():
+        for module in _imported(looked_at, looked_at.stat().st_mtime_ns, is_model and looked_at == path):
+            package, _, name = module.rpartition(".")
+            is_ours = package == _PACKAGES["model"] and looked_at.parent != ours
+            helper = (ours if is_ours else looked_at.parent) / f"{name}.py"
+            if (is_ours or name.startswith("_")) and name != "__init__" and helper.is_file():
                 waiting.extend({helper} - found)
                 found.add(helper)
-    return sorted(found)
+    return sorted(found, key=lambda file: (file.name, file))
 
 
 @functools.lru_cache(maxsize=512)
 def _imported(path: Path, modified_ns: int, is_model: bool) -> frozenset[str]:
-    """Return the last parts of the names that a file imports, without those for the SPEC and estimate of a model."""
+    """Return the modules that a file imports, or may import, without those for the SPEC and estimate of a model."""
     tree = _parsed(path, modified_ns)
     foretold = _foretold(tree) if is_model else []
     names: set[str] = set()
     for node in (n for statement in tree.body if statement not in foretold for n in ast.walk(statement)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            modules = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
-            names |= {module.rpartition(".")[2] for module in modules}
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     return frozenset(names)
 
 

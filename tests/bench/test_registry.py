@@ -95,6 +95,22 @@ def test_the_code_fingerprint_changes_with_the_file_and_its_helpers(plugin):
     assert len({before, with_helper, changed}) == 3
 
 
+def test_what_a_plug_in_imports_of_recscale_counts_with_its_helpers(plugin, tmp_path, monkeypatch):
+    ours = tmp_path / "installed" / "ours"
+    ours.mkdir(parents=True)
+    for name, content in {"__init__": "", "base": "from ours._helper import x\n", "_helper": "x = 1\n"}.items():
+        (ours / f"{name}.py").write_text(content)
+    monkeypatch.syspath_prepend(ours.parent)
+    monkeypatch.setitem(registry._PACKAGES, "model", "ours")
+    found = []
+    for imports, x in (("", 1), ("from ours.base import x\n", 1), ("from ours.base import x\n", 2)):
+        plugin.write_text(imports + PLUGIN)
+        (ours / "_helper.py").write_text(f"x = {x}\n")
+        found.append(registry.code_fingerprint(registry.Entry("model", "my_model", "", plugin, "a plug-in")))
+
+    assert len(set(found)) == 3
+
+
 @pytest.mark.parametrize(
     ("before", "after", "is_decisive"),
     [
