@@ -58,6 +58,7 @@ class EntryTrained(Model):
         early. With validation users the best epoch is kept.
     fold_in_steps: of the inference, at least 1.
     fold_in_rate: of the inference, above 0.
+    fold_in_regularization: the lambda of the inference, at least 0: one history is less to learn from than all.
     Raises NumericalError where the loss is not finite, DataError for input that is no matrix of finite numbers or a
     history over another number of items, DeadlineExceeded between two steps.
     """
@@ -83,6 +84,7 @@ class EntryTrained(Model):
     patience: Annotated[int, Meta(ge=1)] | None = 50
     fold_in_steps: Annotated[int, Meta(ge=1)] = 50
     fold_in_rate: Annotated[float, Meta(gt=0)] = 0.05
+    fold_in_regularization: Annotated[float, Meta(ge=0)] = 1e-6
 
     @abstractmethod
     def scores_of(self, tables: Tables, drawn: Drawn) -> torch.Tensor:

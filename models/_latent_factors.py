@@ -50,7 +50,7 @@ class LatentFactors(EntryTrained):
             **{name: kept[name].cpu().numpy() for name in ("items", "biases", "negatives", "start")},
             objective=OBJECTIVES[goal.objective],
             weight=goal.weight,
-            regularization=float(self.regularization),
+            regularization=float(self.fold_in_regularization),
             rate=float(self.fold_in_rate),
             n_steps=self.fold_in_steps,
             radius=goal.radius or UNBOUNDED,

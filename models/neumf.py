@@ -144,7 +144,7 @@ class NeuMF(EntryTrained):
             layers=np.concatenate(between) if between else np.empty(0, np.float32),
             head=arrays["phi_weight"],
             weight=float(self.negatives),
-            regularization=float(self.regularization),
+            regularization=float(self.fold_in_regularization),
             rate=float(self.fold_in_rate),
             n_steps=self.fold_in_steps,
         )
@@ -168,6 +168,7 @@ SPEC = ModelSpec(
         "layers": Choice((1, 2, 3)),
         "fold_in_steps": Range(10, 200, log=True),
         "fold_in_rate": Range(0.01, 0.3, log=True),
+        "fold_in_regularization": Range(1e-6, 1.0, log=True),
     },
     devices=("cpu", "cuda"),
     estimate=estimate,

@@ -100,6 +100,7 @@ SPEC = ModelSpec(
         "rank_weights": Choice((False, True)),
         "fold_in_steps": Range(10, 200, log=True),
         "fold_in_rate": Range(0.01, 0.3, log=True),
+        "fold_in_regularization": Range(1e-6, 1.0, log=True),
     },
     devices=("cpu", "cuda"),
     estimate=estimate,

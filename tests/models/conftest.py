@@ -83,7 +83,7 @@ def check_inference(random_rows):
             adam.param_groups[0]["lr"] = model.fold_in_rate * (1 - step / model.fold_in_steps)
             adam.zero_grad()
             scores = score(state, user)
-            (loss(scores[liked], scores[others]) + model.regularization / 2 * (user**2).sum()).backward()
+            (loss(scores[liked], scores[others]) + model.fold_in_regularization / 2 * (user**2).sum()).backward()
             adam.step()
             user.data /= max(1.0, user.data.norm() / radius)
         return score(state, user.detach())

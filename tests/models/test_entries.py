@@ -225,7 +225,10 @@ def test_a_deadline_stops_the_fit(random_rows):
         MFBPR().fit(random_rows(), FitContext(deadline=time.monotonic() - 1))
 
 
-@pytest.mark.parametrize("options", [{"factors": 0}, {"regularization": -1}, {"negatives": 0}, {"fold_in_rate": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"factors": 0}, {"regularization": -1}, {"negatives": 0}, {"fold_in_rate": 0}, {"fold_in_regularization": -1}],
+)
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         MFBPR(**options)

@@ -22,7 +22,7 @@ def test_an_unseen_user_is_trained_on_the_same_loss_with_the_items_frozen(check_
         softplus = torch.nn.functional.softplus
         return softplus(-own).mean() + negatives * softplus(far).mean()
 
-    options = {"regularization": 0.02, "learning_rate": 0.02, "fold_in_steps": 40, "negatives": negatives}
+    options = {"fold_in_regularization": 0.02, "learning_rate": 0.02, "fold_in_steps": 40, "negatives": negatives}
     check_inference(GMF(factors=4, epochs=30, **options), loss)
 
 

@@ -20,7 +20,7 @@ def test_the_loss_is_that_of_the_literal_form(both_losses):
 
 
 def test_an_unseen_user_is_trained_on_all_pairs_with_the_items_frozen(check_inference):
-    model = MFBPR(factors=4, epochs=30, regularization=0.02, learning_rate=0.02, fold_in_steps=40)
+    model = MFBPR(factors=4, epochs=30, fold_in_regularization=0.02, learning_rate=0.02, fold_in_steps=40)
 
     check_inference(model, lambda own, far: torch.nn.functional.softplus(far[None, :] - own[:, None]).mean())
 

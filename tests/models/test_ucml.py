@@ -30,7 +30,7 @@ def test_the_loss_with_rank_weights_is_that_of_the_nearest_negative_by_its_rank(
 
 
 def test_an_unseen_user_is_trained_on_the_same_loss_in_the_ball(check_inference):
-    model = UCML(factors=4, epochs=30, regularization=0.02, learning_rate=0.02, fold_in_steps=40)
+    model = UCML(factors=4, epochs=30, fold_in_regularization=0.02, learning_rate=0.02, fold_in_steps=40)
 
     def score(state, user):
         return state["items"] @ user - 0.5 * state["items"].square().sum(1)
