@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from recscale.models._compiled import compiled
 
-Objective: TypeAlias = Literal["logistic pairs", "hinge pairs", "logistic"]
-OBJECTIVES: dict[Objective, int] = {"logistic pairs": 0, "hinge pairs": 1, "logistic": 2}
+Objective: TypeAlias = Literal["logistic pairs", "hinge pairs", "logistic", "ranked hinge"]
+OBJECTIVES: dict[Objective, int] = {"logistic pairs": 0, "hinge pairs": 1, "logistic": 2, "ranked hinge": 3}
 LARGEST_SCORE = 40.0  # exp(2 * 40) is still a float32
 DECAYS = (0.9, 0.999)  # of Adam's means
 LEAST = 1e-8  # added to the square root in Adam
@@ -29,7 +29,7 @@ class Frozen(NamedTuple):
     negatives: NDArray[np.int32]  # (M,) ascending: items that stand for all that a user does not have
     start: NDArray[np.float32]  # (D,) where each user begins
     objective: int
-    weight: float  # of the negatives in `logistic`, the gap to be reached in `hinge pairs`
+    weight: float  # of the negatives in `logistic`, the gap to be reached in the hinges
     regularization: float
     rate: float
     n_steps: int
@@ -40,8 +40,8 @@ def train_users(indptr: NDArray[Any], indices: NDArray[Any], frozen: Frozen) -> 
     """Return the vectors (B, D) of the rows of a history; `start` for a row without items or without negatives.
 
     Lowers by Adam, whose rate falls linearly to zero, the mean over the items p of the row and the negatives n of
-    softplus(s_n - s_p), of max(0, weight - s_p + s_n), or of softplus(-s_p) + weight softplus(s_n), each plus
-    regularization / 2 |x|^2.
+    softplus(s_n - s_p), of max(0, weight - s_p + s_n), or of softplus(-s_p) + weight softplus(s_n); or over p of the
+    largest such hinge, times ln(1 + I share of those above 0). Each plus regularization / 2 |x|^2.
     """
     users = np.tile(frozen.start, (indptr.size - 1, 1))
     starts, items = indptr.astype(np.int64, copy=False), indices.astype(np.int32, copy=False)
@@ -85,6 +85,20 @@ def _hinge_pairs(positive: Any, negative: Any, gap: Any, weights: Any) -> None:
             total += near
             push[n] += near
         pull[p] = total
+
+
+@compiled(fastmath=True)
+def _ranked_hinge(positive: Any, negative: Any, gap: Any, n_items: Any, weights: Any) -> None:
+    """Weigh of each positive the nearest negative, by its rank; as if it stood for all of them."""
+    pull, push = weights
+    push[:] = 0
+    nearest = np.argmax(negative)
+    for p in range(positive.size):
+        bound, n_near = positive[p] - gap, 0
+        for n in range(negative.size):
+            n_near += negative[n] > bound
+        pull[p] = np.float32(np.log(1 + n_items * n_near / negative.size) * negative.size)
+        push[nearest] += pull[p]
 
 
 @compiled(fastmath=True)
@@ -135,6 +149,8 @@ def _train(liked: Any, others: Any, frozen: Any, user: Any) -> None:
             _logistic_pairs(positive, negative, pull, push)
         elif frozen.objective == 1:
             _hinge_pairs(positive, negative, weight, (pull, push))
+        elif frozen.objective == 3:
+            _ranked_hinge(positive, negative, weight, frozen.items.shape[0], (pull, push))
         else:
             _logistic(positive, negative, weight, (pull, push))
         gradient[:] = 0

@@ -17,6 +17,8 @@ from recscale.models._latent_factors import Inference, LatentFactors
 if TYPE_CHECKING:
     import torch
 
+    from recscale.models._frozen_items import Objective
+
 
 @dataclass
 class UCML(LatentFactors):
@@ -28,7 +30,7 @@ class UCML(LatentFactors):
     lambda). As the ELFM paper's uCML: negatives drawn evenly, neither rank weights nor features nor the penalty of
     covariance. Without item biases, which are no distances. With `rank_weights` it is CML without the latter two: of
     the hinges of an entry the largest alone counts, times ln(1 + rank), the rank estimated as I times the share of the
-    negatives that lie within the margin (their section 3.2). Users who come in later are trained on the plain hinges.
+    negatives that lie within the margin (their section 3.2).
     With s_ui = x_u . y_i - |y_i|^2 / 2 the difference of two squared distances is 2 (s_ui - s_uj): s is what is
     returned as the score.
 
@@ -83,7 +85,8 @@ class UCML(LatentFactors):
 
     def inference(self) -> Inference:
         """Return the same hinge, in the ball."""
-        return Inference("hinge pairs", weight=0.5 * self.margin, radius=1.0)
+        objective: Objective = "ranked hinge" if self.rank_weights else "hinge pairs"
+        return Inference(objective, weight=0.5 * self.margin, radius=1.0)
 
 
 SPEC = ModelSpec(

@@ -38,6 +38,20 @@ def test_an_unseen_user_is_trained_on_the_same_loss_in_the_ball(check_inference)
     check_inference(model, lambda own, far: (0.25 - own[:, None] + far[None, :]).relu().mean(), score, radius=1.0)
 
 
+def test_an_unseen_user_of_cml_is_trained_against_the_nearest_item_by_its_rank(check_inference, random_rows):
+    model = UCML(factors=4, epochs=30, learning_rate=0.02, fold_in_steps=40, rank_weights=True)
+    n_items = random_rows().shape[1]
+
+    def score(state, user):
+        return state["items"] @ user - 0.5 * state["items"].square().sum(1)
+
+    def loss(own, far):
+        hinges = (0.25 - own[:, None] + far[None, :]).relu()
+        return ((n_items * (hinges > 0).double().mean(1)).log1p() * hinges.amax(1)).mean()
+
+    check_inference(model, loss, score, radius=1.0)
+
+
 def test_the_vectors_stay_in_the_unit_ball(random_rows):
     history = random_rows(n_users=6, seed=1)
     model = UCML(factors=4, margin=4.0, epochs=60, learning_rate=0.1, fold_in_rate=0.5)
