@@ -36,12 +36,13 @@ class NeuMF(EntryTrained):
     factors: D, of both parts, at least 2^(layers - 1).
     layers: of the perceptron, at least 1.
     negatives: items drawn for an entry; 4 in the paper.
-    learning_rate, batch_size: as for `EntryTrained`.
+    learning_rate, batch_size, fold_in_regularization: as for `EntryTrained`.
     The other options, the inference and the errors are those of `EntryTrained`.
     """
 
     layers: Annotated[int, Meta(ge=1, le=6)] = field(default=2, kw_only=True)
     negatives: Annotated[int, Meta(ge=1)] = field(default=4, kw_only=True)
+    fold_in_regularization: Annotated[float, Meta(ge=0)] = field(default=0.3, kw_only=True)
     # NDCG@100 of validation users of debian-depends, 16 factors: .518, and .500 in steps of 4,096 entries at .006
     learning_rate: Annotated[float, Meta(gt=0)] = field(default=0.003, kw_only=True)
     batch_size: Annotated[int, Meta(ge=1)] = field(default=1024, kw_only=True)
