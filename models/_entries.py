@@ -84,9 +84,9 @@ class EntryTrained(Model):
     patience: Annotated[int, Meta(ge=1)] | None = 50
     fold_in_steps: Annotated[int, Meta(ge=1)] = 50
     fold_in_rate: Annotated[float, Meta(gt=0)] = 0.05
-    # NDCG@100 of validation users with 1e-6, .003, .03, .1 and .3: MF-BPR, ml-1m .396 .403 .411 .402 .378, lastfm-2k .367
-    # .371 .387 .385 .376, debian-depends .588 .594 .603 .599 .590; Recall@20 of 3,000 of the published split of gowalla
-    # .140 .142 .150 with 3e-4, .003 and .03, where the vectors that were trained with the items have .143
+    # NDCG@100 of validation users with 1e-6, .003, .03, .1 and .3: MF-BPR, ml-1m .396 .403 .411 .402 .378, lastfm-2k
+    # .367 .371 .387 .385 .376, debian-depends .588 .594 .603 .599 .590; Recall@20 of 3,000 users of the published split
+    # of gowalla .140 .142 .150 with 3e-4, .003 and .03, where the vectors that were trained with the items have .143
     fold_in_regularization: Annotated[float, Meta(ge=0)] = 0.03
 
     @abstractmethod
