@@ -1,14 +1,14 @@
 """The history of a job: what it came to with one version of the code after another, and which steps count.
 
-A version is a commit, or the model's own code where no commit is known. Versions stand in the order in which they were
-first run. A step is judged as `regression` judges two stores: sizes exactly, accuracy by the paired test (one family
-over all steps of all jobs), memory and time by a tolerance.
+A version is a commit, or the model's own code where no commit is known or files were changed since it. Versions stand
+in the order in which they were first run. A step is judged as `regression` judges two stores: sizes exactly, accuracy
+by the paired test (one family over all steps of all jobs), memory and time by a tolerance.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
@@ -96,7 +96,7 @@ class JobHistory(msgspec.Struct, frozen=True, kw_only=True):
     series: list[Series]
 
 
-_Key = tuple[str | None, str, str]  # commit, code fingerprint, and the store where no commit is known
+_Key = tuple[str | None, str, str]  # commit, code fingerprint, and the store unless the commit says what the code was
 _Versions = dict[_Key, dict[int, Run]]
 _Jobs = dict[Identity, _Versions]
 
@@ -110,7 +110,10 @@ def histories(
     and UnknownName for a model, data set or metric that none of them has.
     """
     jobs, first = _by_version(stores, wanted)
-    labels = {job: _labels(versions) for job, versions in jobs.items()}
+    of_model: dict[str, set[_Key]] = defaultdict(set)
+    for (_, _, model, *_), versions in jobs.items():
+        of_model[model].update(versions)
+    labels = {job: _labels(of_model[job[2]]) for job in jobs}
     places: dict[str, str] = {}
     for (job, key), started_at in first.items():
         places[labels[job][key]] = min(places.get(labels[job][key], started_at), started_at)
@@ -144,7 +147,7 @@ def _by_version(stores: Mapping[str, Recorded], wanted: Wanted) -> tuple[_Jobs, 
         seen.add(mark)
         metric = wanted.metric or next(iter(record.metrics), None)
         run = Run(record, store, frozenset() if metric is None else frozenset({metric}))
-        key = (record.commit, record.code_fingerprint, "" if record.commit else name)
+        key = (record.commit, record.code_fingerprint, "" if _is_whole(record.commit) else name)
         found[identity(record)][key][record.seed] = run
         first.setdefault((identity(record), key), record.started_at)
     return dict(sorted(found.items())), first
@@ -171,17 +174,25 @@ def _chosen(records: Sequence[RunRecord], wanted: Wanted) -> set[int]:
     return {id(record) for record in found}
 
 
-def _labels(versions: Iterable[_Key]) -> dict[_Key, str]:
-    """Return a different label for each version of a job: the commit, else the code; with more where that is shared."""
-    keys = list(versions)
+def _is_whole(commit: str | None) -> bool:
+    """Tell whether a commit says what the code was: one is known, and no file was changed since it."""
+    return commit is not None and not commit.endswith("+")
+
+
+def _labels(keys: Collection[_Key]) -> dict[_Key, str]:
+    """Return a different label for each version of a model: the commit, else the code; with more where that is shared.
+
+    A commit since which files were changed always has the code behind it.
+    """
     found = {}
-    for commit, code, store in keys:
-        label = commit or code[:CODE_LETTERS]
-        if commit and len({other for one, other, _ in keys if one == commit}) > 1:
-            label = f"{commit} {code[:CODE_LETTERS]}"
-        elif not commit and len({other for one, same, other in keys if one is None and same == code}) > 1:
-            label = f"{label} in {store}"
-        found[commit, code, store] = label
+    for key in keys:
+        commit, code, store = key
+        told = [commit] if commit else []
+        if not _is_whole(commit) or len({other for one, other, _ in keys if one == commit}) > 1:
+            told.append(code[:CODE_LETTERS])
+        if len({other for *same, other in keys if same == [commit, code]}) > 1:
+            told.append(f"in {store}")
+        found[key] = " ".join(told)
     return found
 
 

@@ -162,6 +162,29 @@ def test_one_commit_with_two_codes_has_two_versions():
     assert [version.label for version in found.versions] == ["abc+ c1c1c1c1", "abc+ c2c2c2c2"]
 
 
+def test_where_files_were_changed_since_a_commit_the_code_and_the_store_tell_versions_apart():
+    first = run(1, commit="abc+")
+    assert [version.label for version in one(first, run(2)).versions] == ["abc+ c1c1c1c1", "commit2"]
+
+    again = run(4, commit="abc+", code_fingerprint=first[0].code_fingerprint, n_parameters=1_100)
+    found = one(first, after=Kept(again))
+    assert [version.label for version in found.versions] == ["abc+ c1c1c1c1 in results", "abc+ c1c1c1c1 in after"]
+    assert verdicts(found, "parameters") == ["worse"]
+
+
+def test_jobs_of_a_model_share_a_label_where_they_ran_with_the_same_code():
+    other = {"configuration": "ease[k=9]", "parameters": {"k": 9}}
+    jobs = [run(1, commit="abc+"), run(2, commit="abc+", **other), run(3, commit="def"), run(4, commit="def", **other)]
+
+    found = histories({"results": Kept(*jobs)}, Wanted(models=("ease",)))
+
+    labels = {history.job: [version.label for version in history.versions] for history in found}
+    assert labels == {
+        "ease[k=50]": ["abc+ c1c1c1c1", "def c3c3c3c3"],
+        "ease[k=9]": ["abc+ c2c2c2c2", "def c4c4c4c4"],
+    }
+
+
 def test_a_record_that_lies_in_two_stores_counts_once_and_a_repetition_moves_no_version():
     first, second = run(1), run(2)
     assert len(one(first, copied=Kept(first)).versions) == 1
