@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from recscale.records.pairs import Finding, Pair, Tolerances, Verdict
 from recscale.records.record import RunRecord
@@ -56,6 +56,17 @@ def grown_bytes(record: RunRecord, phase: str) -> int | None:
     return max(0, cost.peak_rss_bytes - (cost.start_rss_bytes or 0))
 
 
+def processor(record: RunRecord) -> str:
+    """Return what a job ran on: the model of the CPU, and behind it those of the GPUs where they were used."""
+    gpus = record.machine.get("gpus", []) if (record.device_used or "").startswith("cuda") else []
+    return " with ".join([record.machine.get("cpu", "an unknown CPU"), *sorted({gpu["name"] for gpu in gpus})])
+
+
+def processors(records: Iterable[RunRecord]) -> list[str]:
+    """Return what records were made on, each once."""
+    return sorted({processor(record) for record in records})
+
+
 def _device_bytes(record: RunRecord, phase: str) -> int | None:
     """Return the most that a phase held on its device; None on a CPU."""
     cost = record.phases.get(phase)
@@ -66,12 +77,16 @@ def time_findings(pair: Pair, tolerances: Tolerances) -> Iterator[Finding]:
     """Compare the fastest run of each phase, after the speed of the machine is taken out.
 
     On one and the same machine the seconds themselves have to agree: whatever else it does may slow the calibration
-    and not the phase, or the other way round, and either alone would be an alarm about nothing.
+    and not the phase, or the other way round, and either alone would be an alarm about nothing. Where the seeds of one
+    side ran on different processors, its fastest run and its speed may be of different ones: nothing is compared.
     """
     sides = (pair.before, pair.after)
     speeds = [max(record.calibration.get("gemm_gflops", 0.0) for record in side) for side in sides]
     same_machine = pair.before[0].machine == pair.after[0].machine
-    comparable = all(speeds) or same_machine
+    reason = "" if all(speeds) or same_machine else "another machine, and no calibration"
+    mixed = next((names for names in map(processors, sides) if len(names) > 1), None)
+    if mixed:
+        reason = f"seeds on {' and '.join(mixed)}"
     relative = speeds[1] / speeds[0] if all(speeds) else 1.0
     for name in _TIMED:
         walls = [[record.phases[name].wall_seconds for record in side if name in record.phases] for side in sides]
@@ -79,7 +94,7 @@ def time_findings(pair: Pair, tolerances: Tolerances) -> Iterator[Finding]:
             continue
         one, other = (min(side) for side in walls)
         verdict: Verdict = "not compared"
-        note = _unlike(pair, name) or ("" if comparable else "another machine, and no calibration")
+        note = _unlike(pair, name) or reason
         if not note and one > 0:
             ratios = (other / one * relative, other / one if same_machine else other / one * relative)
             verdict, note = _timed(ratios, max(one, other), len(sides[0]), tolerances)

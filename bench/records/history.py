@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from recscale.errors import UnknownName, UsageError
-from recscale.records.costs import grown_bytes
+from recscale.records.costs import grown_bytes, processor, processors
 from recscale.records.pairs import VERDICTS, Finding, Recorded, Run, Tolerances, Verdict, job_name
 from recscale.records.record import RunRecord
 from recscale.records.regression import NOT_COMPARED, Identity, identity, judged
@@ -62,8 +62,10 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """From one version to the next one, `version`.
 
-    `change` is a share of the value before. Between versions that ran on other data or on another split nothing can be
-    compared, and the values are not to be joined by a line (`is_joined`).
+    `change`, a share of the value before, is over the seeds that finished with both, `seeds`, as is the verdict; None
+    where that is about something else, such as a failure. Between versions that ran on other data or on another split
+    nothing can be compared, and the values are not to be joined by a line (`is_joined`); nor are times on different
+    processors.
     """
 
     version: str
@@ -71,12 +73,14 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     change: float | None = None
     note: str = ""
     is_joined: bool = True
+    seeds: list[int] = []
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
     """One figure of a job: a value for each version (None if no seed finished), a step for each version but the first.
 
-    Seconds are calibrated: those of the fastest run, on a machine whose matrix product does 100 GFLOP/s.
+    A value is over all seeds that finished. Seconds are calibrated: those of the fastest run, on a machine whose matrix
+    product does 100 GFLOP/s.
     """
 
     quantity: str  # the name of a metric, parameters, bytes, memory of fit or time of fit
@@ -205,6 +209,7 @@ def _history(
     """
     records = [[run.record for _, run in sorted(side.items())] for side in sides]
     last = records[-1][0]
+    moves = [_move(*move) for move in zip(list(labels)[1:], pairwise(sides), steps, strict=True)]
     return JobHistory(
         dataset=last.dataset,
         protocol=last.protocol,
@@ -212,7 +217,7 @@ def _history(
         job=job_name(last),
         versions=[_version(label, members) for label, members in zip(labels.items(), records, strict=True)],
         series=[
-            Series(quantity=quantity, unit=unit, values=values, steps=_steps(quantity, list(labels), values, steps))
+            Series(quantity=quantity, unit=unit, values=values, steps=_steps(quantity, values, moves))
             for quantity, unit, values in _figures(sides, records)
         ],
     )
@@ -256,28 +261,79 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _calibrated(records: Sequence[RunRecord]) -> float | None:
-    """Return the calibrated seconds of the fastest fit; None without a calibration."""
-    seconds = [record.phases[_FIT].wall_seconds for record in records if _FIT in record.phases]
-    speed = max((record.calibration.get("gemm_gflops", 0.0) for record in records), default=0.0)
-    return min(seconds) * speed / CALIBRATED_GFLOPS if seconds and speed else None
+    """Return the calibrated seconds of the fastest fit, by the speed of what it ran on; None without a calibration."""
+    found = []
+    for name in processors(records):
+        same = [record for record in records if processor(record) == name]
+        seconds = [record.phases[_FIT].wall_seconds for record in same if _FIT in record.phases]
+        speed = max(record.calibration.get("gemm_gflops", 0.0) for record in same)
+        if seconds and speed:
+            found.append(min(seconds) * speed / CALIBRATED_GFLOPS)
+    return min(found, default=None)
 
 
-def _steps(
-    quantity: str, labels: Sequence[str], values: Sequence[float | None], steps: Sequence[Sequence[Finding]]
-) -> list[Step]:
+@dataclass(frozen=True)
+class _Move:
+    """What is found from one version to the next one, `version`, by quantity, and the runs that the findings are of.
+
+    `processors` are those of all runs that finished with either.
+    """
+
+    version: str
+    findings: Mapping[str, Finding]
+    before: tuple[RunRecord, ...]
+    after: tuple[RunRecord, ...]
+    processors: Sequence[str]
+
+    def about(self, quantity: str) -> Finding | None:
+        """Return the gravest finding about a figure; times on different processors are not compared."""
+        known = [self.findings[q] for q in (NOT_COMPARED, quantity, "status") if q in self.findings]
+        if quantity == TIME and len(self.processors) > 1:
+            told = f"on {' and '.join(self.processors)}"
+            known = [
+                msgspec.structs.replace(one, verdict="not compared", note=told) if one.quantity == TIME else one
+                for one in known
+            ]
+        return min(known, key=lambda one: VERDICTS.index(one.verdict), default=None)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that finished with both versions."""
+        return [record.seed for record in self.before]
+
+    def change(self, finding: Finding) -> float | None:
+        """Return the change that a finding is about, of times that of the calibrated ones."""
+        one, other = _calibrated(self.before), _calibrated(self.after)
+        if finding.quantity == TIME and one and other is not None:
+            return (other - one) / one
+        return finding.change
+
+
+def _move(version: str, sides: tuple[Mapping[int, Run], Mapping[int, Run]], findings: Sequence[Finding]) -> _Move:
+    """Return the move between the runs of two versions, by seed."""
+    fine = [{seed: run.record for seed, run in sorted(side.items()) if run.record.status == "ok"} for side in sides]
+    before, after = (tuple(side[seed] for seed in side if seed in other) for side, other in (fine, fine[::-1]))
+    of_quantity = {finding.quantity: finding for finding in findings}
+    return _Move(version, of_quantity, before, after, processors(record for side in fine for record in side.values()))
+
+
+def _steps(quantity: str, values: Sequence[float | None], moves: Sequence[_Move]) -> list[Step]:
     """Return the steps of one figure, each with the gravest finding about it."""
     found = []
-    for label, (before, after), findings in zip(labels[1:], pairwise(values), steps, strict=True):
-        by_quantity = {finding.quantity: finding for finding in findings}
-        known = [by_quantity[q] for q in (NOT_COMPARED, quantity, "status") if q in by_quantity]
-        finding = min(known, key=lambda one: VERDICTS.index(one.verdict), default=None)
+    for (before, after), move in zip(pairwise(values), moves, strict=True):
+        finding = move.about(quantity)
         if finding is None:
             note = "not measured on both sides" if None in (before, after) else "no figures by user in both"
-            found.append(Step(version=label, verdict="not compared", note=note))
+            found.append(Step(version=move.version, verdict="not compared", note=note, seeds=move.seeds))
             continue
-        change = (after - before) / abs(before) if before and after is not None else None
-        if finding.verdict == "not compared":
-            change = None
-        joined = finding.quantity != NOT_COMPARED
-        found.append(Step(version=label, verdict=finding.verdict, change=change, note=finding.note, is_joined=joined))
+        is_compared = finding.quantity == quantity and finding.verdict != "not compared"
+        step = Step(
+            version=move.version,
+            verdict=finding.verdict,
+            change=move.change(finding) if is_compared else None,
+            note=finding.note,
+            is_joined=finding.quantity != NOT_COMPARED and not (quantity == TIME and len(move.processors) > 1),
+            seeds=move.seeds,
+        )
+        found.append(step)
     return found

@@ -81,7 +81,7 @@ def draw_history(chart: Chart, looks: Mapping[str, Style]) -> Figure:
     """Return a figure of one chart: a panel for each metric, then parameters, memory and time; a line a job.
 
     A ring is a step that is worse, a square one that is better; a cross is a run that failed. No line joins versions
-    that ran on other data or on another split.
+    that ran on other data or on another split, nor times on different processors.
     """
     panels = [*chart.metrics, *_LABELS]
     rows = math.ceil(len(panels) / 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -37,6 +38,7 @@ def _alone(found: Sequence[JobHistory]) -> str:
 
 def _cells(history: JobHistory, series: Series) -> list[str]:
     told = [_told(value, series, version) for value, version in zip(series.values, history.versions, strict=True)]
+    parts = [_part(step, *pair) for step, pair in zip(series.steps, pairwise(history.versions), strict=True)]
     between = told[1:-1]
     more = ["…"] * (len(between) > _MOST_BETWEEN)
     return [
@@ -47,8 +49,8 @@ def _cells(history: JobHistory, series: Series) -> list[str]:
         told[0],
         " ".join([*more, *between[-_MOST_BETWEEN:]]),
         told[-1],
-        share(series.steps[-1].change),
-        "; ".join(_step(step) for step in series.steps if step.verdict != "level"),
+        _change(series.steps[-1], parts[-1]),
+        "; ".join(_step(step, part) for step, part in zip(series.steps, parts, strict=True) if step.verdict != "level"),
     ]
 
 
@@ -59,9 +61,22 @@ def _told(value: float | None, series: Series, version: Version) -> str:
     return "not measured" if version.status == "ok" else version.status
 
 
-def _step(step: Step) -> str:
+def _part(step: Step, before: Version, after: Version) -> str:
+    """Return the seeds that a step is over where one of its versions has others, too, so that the values differ."""
+    if set(step.seeds) == set(before.seeds) == set(after.seeds):
+        return ""
+    return f", seed{'s' * (len(step.seeds) > 1)} {', '.join(map(str, step.seeds))} alone"
+
+
+def _change(step: Step, part: str) -> str:
+    """Return by how much a figure changed, and over which seeds if not over all."""
+    changed = share(step.change)
+    return changed + part * bool(changed)
+
+
+def _step(step: Step, part: str) -> str:
     """Return a step that is not level: what it is, where, and by how much or why."""
-    why = share(step.change) or step.note
+    why = _change(step, part) or step.note
     return f"{step.verdict} at {step.version}" + f" ({why})" * bool(why)
 
 

@@ -136,6 +136,52 @@ def test_a_new_failure_of_one_seed_is_a_step_of_every_figure():
     assert {step.note for s in found.series for step in s.steps} == {"seed 1: ok before, timeout now: 1 h"}
 
 
+def test_a_change_is_over_the_seeds_that_both_versions_have():
+    higher = {"scale": 1.2, "n_parameters": 1_200}
+    slow = {"fit": Phase(wall_seconds=3.0, cpu_seconds=3.0, start_rss_bytes=100 * MB, peak_rss_bytes=500 * MB)}
+
+    found = one(run(1), run(1, seed=1, **higher), run(2, scale=0.9, phases=slow), run(3, seed=1, **higher))
+
+    assert series(found, "parameters").values == [1_100, 1_000, 1_200]
+    for quantity, change in (("ndcg@100", -0.1), ("parameters", 0.0), ("memory of fit", 1 / 3), ("time of fit", 0.5)):
+        first, second = series(found, quantity).steps
+        assert (first.change, first.seeds) == (pytest.approx(change), [0])
+        assert (second.verdict, second.change, second.seeds) == ("not compared", None, [])
+
+
+def test_a_step_that_counts_for_a_failure_has_no_change():
+    found = one(run(1), run(1, seed=1), run(2, scale=1.1), run(2, seed=1, status="timeout", reason="1 h", metrics={}))
+
+    (step,) = series(found, "ndcg@100").steps
+    assert (step.verdict, step.change, step.seeds) == ("worse", None, [0])
+
+
+def test_times_on_different_processors_are_not_compared_and_not_joined():
+    other = {"machine": {"cpu": "two"}, "calibration": {"gemm_gflops": 400.0}}
+
+    found = one(run(1), run(2, scale=0.9, **other), run(3, scale=0.9, **other))
+
+    first, second = series(found, "time of fit").steps
+    assert (first.verdict, first.change, first.is_joined, first.note) == ("not compared", None, False, "on one and two")
+    assert (second.verdict, second.change, second.is_joined) == ("level", 0, True)
+    assert series(found, "time of fit").values == [4.0, 8.0, 8.0]
+    assert all(step.is_joined for step in series(found, "ndcg@100").steps)
+    assert verdicts(found, "ndcg@100") == ["worse", "level"]
+
+
+def test_a_time_is_calibrated_by_the_speed_of_what_it_was_measured_on():
+    fast = {"fit": Phase(wall_seconds=1.0, cpu_seconds=1.0)}
+    gpu = {"device_used": "cuda:0", "machine": {"cpu": "one", "gpus": [{"name": "big"}, {"name": "big"}]}}
+    other = {"machine": {"cpu": "two"}, "calibration": {"gemm_gflops": 1_000.0}, "phases": fast}
+
+    found = one(run(1), run(1, seed=1, **other), run(2), run(2, seed=1, **other), run(3, **gpu), run(3, seed=1, **gpu))
+
+    assert series(found, "time of fit").values == [4.0, 4.0, 4.0]  # 2 s at 200 GFLOP/s, and not 1 s at 1000
+    assert [step.note for step in series(found, "time of fit").steps] == [
+        "on one and two", "on one and one with big and two",
+    ]  # fmt: skip
+
+
 def test_a_fit_that_was_resumed_is_no_step_of_time_and_memory():
     slow = {"fit": Phase(wall_seconds=9.0, cpu_seconds=9.0, start_rss_bytes=100 * MB, peak_rss_bytes=900 * MB)}
 

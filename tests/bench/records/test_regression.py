@@ -192,6 +192,18 @@ def test_times_of_different_machines_without_calibration_are_not_compared(baseli
     }
 
 
+def test_times_of_seeds_on_different_processors_are_not_compared(baseline):
+    def elsewhere(record):
+        if record.seed == 1:  # one that is twice as fast, and does the fit in the same time
+            record.machine, record.calibration = {"cpu": "two"}, {"gemm_gflops": 200.0}
+
+    findings = regressions(baseline, baseline.changed(elsewhere))
+
+    timed = {finding.note for finding in findings if finding.quantity == "time of fit" and finding.verdict != "level"}
+    assert timed == {"seeds on one and two"}
+    assert set(verdicts(findings).values()) == {"not compared"}
+
+
 def test_twice_the_memory_is_caught_and_a_few_pages_are_not(baseline):
     def more(extra):
         def change(record):

@@ -10,12 +10,12 @@ from recscale.records.record import Phase, RunRecord
 from recscale.records.store import Store
 
 
-def put(folder, day, *, scale=1.0, model="ease", **changes):
+def put(folder, day, *, scale=1.0, model="ease", seed=0, **changes):
     values = (scale * np.random.default_rng(0).random(200)).astype(np.float32)
     fields = {
-        "key": f"{day}{model}".ljust(64, "0"), "status": "ok", "model": model, "model_title": "EASE",
+        "key": f"{day}{model}{seed}".ljust(64, "0"), "status": "ok", "model": model, "model_title": "EASE",
         "parameters": {"k": 50}, "configuration": f"{model}[k=50]", "dataset": "debian-depends",
-        "dataset_name": "debian-depends", "filter": {}, "protocol": "fold-in", "seed": 0, "device_requested": "auto",
+        "dataset_name": "debian-depends", "filter": {}, "protocol": "fold-in", "seed": seed, "device_requested": "auto",
         "n_threads": 2, "data_fingerprint": "d", "split_fingerprint": "s", "code_fingerprint": f"code{day}",
         "commit": f"commit{day}", "n_train_users": 10, "n_items": 5, "n_train_interactions": 30,
         "metrics": {"ndcg@100": float(values.mean())}, "n_parameters": 1_000, "n_bytes": 8_000,
@@ -52,6 +52,17 @@ def test_several_stores_are_one_history(tmp_path, capsys):
 
     assert call(before, after) == 0
     assert "better at commit2 (-10 %)" in capsys.readouterr().out
+
+
+def test_seeds_that_one_version_alone_has_are_in_no_change(tmp_path, capsys):
+    put(tmp_path / "s", 1)
+    put(tmp_path / "s", 1, seed=1, scale=0.5)
+    put(tmp_path / "s", 2, scale=0.9)
+
+    assert call(tmp_path / "s") == 0
+
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "ndcg@100" in line]
+    assert row.endswith("-10 %, seed 0 alone  worse at commit2 (-10 %, seed 0 alone)")
 
 
 def test_one_version_alone_is_said_in_one_line(tmp_path, capsys):
