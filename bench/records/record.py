@@ -46,7 +46,7 @@ class CoClusterExample(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
 
 
 class Trial(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The place of a trial of tuning: the study that ran it first, and its number there."""
+    """The place of a trial of tuning: the study, and its number there."""
 
     study: str  # the model with the options that were held fast
     number: int  # from 0, the defaults
@@ -61,7 +61,8 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     key: str
     evaluated_on: Part = "test"  # validation: a trial of tuning
-    trial: Trial | None = None
+    trial: Trial | None = None  # in the study that ran it
+    other_trials: list[Trial] = []  # in the studies that took it over
     status: Status
     reason: str | None = None  # one line; None when the status is ok
     failed_phase: str | None = None
@@ -134,6 +135,11 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     calibration: dict[str, float] = {}  # gemm_gflops, read_gb_per_second of this machine at this time
     versions: dict[str, str] = {}
     started_at: str = ""  # ISO 8601, UTC
+
+    @property
+    def places(self) -> list[Trial]:
+        """Its places in all studies that it is a trial of."""
+        return [*([self.trial] if self.trial else []), *self.other_trials]
 
     def flat(self) -> dict[str, Any]:
         """Return one level of columns: parameters as `parameter.k`, phases as `fit_wall_seconds`, metrics by name."""

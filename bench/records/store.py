@@ -85,6 +85,10 @@ class Store:
         folder = self.root / self.machine / _slug(dataset) / _slug(protocol)
         return (folder if evaluated_on == "test" else folder / _TRIALS) / f"{model}-{key[:16]}.json"
 
+    def _own_path(self, record: RunRecord) -> Path:
+        names = ("dataset", "protocol", "model", "key", "evaluated_on")
+        return self.path_of(**{name: getattr(record, name) for name in names})
+
     def get(self, **job: Any) -> RunRecord | None:
         """Return the record of a job, described as for `path_of`, or None if there is none that can be read.
 
@@ -116,9 +120,7 @@ class Store:
 
     def put(self, record: RunRecord, per_user: Mapping[str, NDArray[Any]] | None = None) -> Path:
         """Write a record and its per-user vectors; return the path of the record."""
-        names = ("dataset", "protocol", "model", "key", "evaluated_on")
-        path = self.path_of(**{name: getattr(record, name) for name in names})
-        content = msgspec.json.format(msgspec.json.encode(record), indent=1)
+        path = self._own_path(record)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             vectors = path.with_suffix(".npz")
@@ -126,15 +128,29 @@ class Store:
                 buffer = io.BytesIO()
                 np.savez_compressed(buffer, allow_pickle=False, **per_user)
                 self._replace(vectors, buffer.getvalue())
-            self._replace(path, content)
+            self._replace(path, _written(record))
             if not per_user:
                 vectors.unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(
-                f"the record of {record.model} could not be written to {self.root}: {_why(error)};"
-                " finished jobs are kept: run the same command again once that is mended"
-            ) from None
+            raise self._lost(record, error) from None
         return path
+
+    def amend(self, record: RunRecord, **changes: Any) -> RunRecord:
+        """Change a record where it lies, on whichever machine, and return it; its vectors stay. Raises StoreError."""
+        amended = msgspec.structs.replace(record, **changes)
+        path = self._place_of(record)
+        try:
+            if path is not None:
+                self._replace(path, _written(amended))
+        except OSError as error:
+            raise self._lost(record, error) from None
+        return amended
+
+    def _lost(self, record: RunRecord, error: OSError) -> StoreError:
+        return StoreError(
+            f"the record of {record.model} could not be written to {self.root}: {_why(error)};"
+            " finished jobs are kept: run the same command again once that is mended"
+        )
 
     def per_user(self, record: RunRecord) -> dict[str, NDArray[Any]]:
         """Return the per-user metric vectors of a record, by metric name; empty for a failure."""
@@ -154,7 +170,8 @@ class Store:
         return self._arrays(record).get(TOP_ITEMS) if record.coclusters else None
 
     def _arrays(self, record: RunRecord) -> dict[str, NDArray[Any]]:
-        path = self._vectors_of(record)
+        place = self._place_of(record)
+        path = place and place.with_suffix(".npz")
         if path is None or not path.exists():
             return {}
         try:
@@ -165,14 +182,14 @@ class Store:
                 f"{path} holds no vectors of users: {error}; remove it with its record and run the job again"
             ) from None
 
-    def _vectors_of(self, record: RunRecord) -> Path | None:
-        """Return where the vectors of a record lie; where several machines did its job, beside the very same record."""
-        pattern = f"[!.]*/{_slug(record.dataset)}/{_slug(record.protocol)}/{record.model}-{record.key[:16]}.json"
-        places = list(self.root.glob(pattern))
+    def _place_of(self, record: RunRecord) -> Path | None:
+        """Return where a record lies; where several machines did its job, the very same one. None if nowhere."""
+        inside = self._own_path(record).relative_to(self.root / self.machine)
+        places = [place for folder in self.root.glob("[!.]*") if (place := folder / inside).is_file()]
         if len(places) > 1:
             written = msgspec.json.encode(record)
             places = [place for place in places if msgspec.json.encode(self._read(place)) == written]
-        return places[0].with_suffix(".npz") if places else None
+        return places[0] if places else None
 
     def records(self) -> list[RunRecord]:
         """Return every record of test users, sorted by its place. Files that hold none are listed in `unreadable`."""
@@ -280,6 +297,10 @@ class Store:
         except msgspec.DecodeError as error:
             self.unreadable.append(Unreadable(path, f"no record of schema {version}: {error}"))
             return None
+
+
+def _written(record: RunRecord) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(record), indent=1)
 
 
 class _Versioned(msgspec.Struct):

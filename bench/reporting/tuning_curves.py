@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import msgspec
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ _CAPTION = (
 _MEANING = (
     "By {metric} of the validation users; the gain is that of the best trial over the defaults, in parts of their "
     "score. The last column is of the test users, the mean over seeds, for the options of the best trial. All "
-    "{n_trials:,} trials together took {time}. A trial that two studies share stands with the one that ran it first."
+    "{n_trials:,} trials together took {time}. A trial that studies share stands with each and counts once here."
 )
 
 
@@ -72,7 +73,7 @@ class Search:
 
     @property
     def default(self) -> float | None:
-        """The score of the defaults, the first trial; None where that failed or stands with another study."""
+        """The score of the defaults, the first trial; None where that failed or is not of this study."""
         first = self.trials[0]
         return self.value(first) if first.trial is None or first.trial.number == 0 else None
 
@@ -141,7 +142,7 @@ def tuning_section(
     for comparison in compare(trials):
         members = [record for configuration in comparison.configurations for record in configuration.records]
         by_metric: dict[str, list[RunRecord]] = defaultdict(list)
-        for trial in members:
+        for trial in (placed for record in members for placed in _in_each_study(record)):
             by_metric[_metric(trial, comparison)].append(trial)
         tested = [record for record in records if _identity(record) == _identity(comparison.first)]
         for metric, group in sorted(by_metric.items()):
@@ -156,6 +157,11 @@ def tuning_section(
 def _identity(record: RunRecord) -> tuple[str, ...]:
     """Return what records must share to be compared."""
     return (record.dataset, record.protocol, canonical(record.filter), record.split_fingerprint)
+
+
+def _in_each_study(record: RunRecord) -> list[RunRecord]:
+    """Return a trial as each study has it that it is a trial of."""
+    return [msgspec.structs.replace(record, trial=place) for place in record.places] or [record]
 
 
 def _metric(trial: RunRecord, comparison: Comparison) -> str:
@@ -202,8 +208,8 @@ def _ledger(searches: Sequence[Search], metric: str, tested: Sequence[RunRecord]
     """Return a row a study: what it has cost, and what it has found."""
     scores = [value for s in searches if s.best is not None and (value := s.value(s.best)) is not None]
     top = (max if rises_with_quality(metric) else min)(scores, default=None)
-    seconds = sum(search.seconds()[-1] for search in searches)
-    n_trials = sum(len(search.trials) for search in searches)
+    different = {trial.key: trial for search in searches for trial in search.trials}
+    seconds = sum(trial.job_wall_seconds or 0.0 for trial in different.values())
     numbers = ("trials", "failed", "pruned", "time", "defaults", "best", "gain")
     return Grid(
         title="What tuning cost and found",
@@ -214,7 +220,7 @@ def _ledger(searches: Sequence[Search], metric: str, tested: Sequence[RunRecord]
             Column("test users"),
         ),
         rows=tuple(_row(search, top, tested) for search in searches),
-        note=_MEANING.format(metric=metric, n_trials=n_trials, time=units.duration(seconds)),
+        note=_MEANING.format(metric=metric, n_trials=len(different), time=units.duration(seconds)),
         is_sortable=True,
     )
 

@@ -111,6 +111,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     family: str | None = None
     evaluated_on: Part = "test"
     trial: Trial | None = None
+    other_trials: list[Trial] = []  # its places in other studies
     may_be_pruned: bool = False  # whether a trial that was ended for want of hope settles this job
 
     @property
@@ -144,10 +145,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return f"{self.text} on {self.data.text}, {self.data.protocol_text}, seed {self.seed}{trial}"
 
     def without_loss(self, record: RunRecord | None) -> Self:
-        """Return the job with the metrics of its finished record too, which it would replace."""
-        if record is None or record.status != "ok":
+        """Return the job with what its record would lose if it was replaced: metrics, and its other studies."""
+        if record is None:
             return self
-        return msgspec.structs.replace(self, metrics=list(dict.fromkeys([*self.metrics, *record.metrics])))
+        metrics = dict.fromkeys([*self.metrics, *(record.metrics if record.status == "ok" else ())])
+        others = [place for place in record.places if place != self.trial]
+        return msgspec.structs.replace(self, metrics=list(metrics), other_trials=others)
 
     def is_settled_by(self, record: RunRecord, overwrite: str, asked: Budget) -> bool:
         """Tell whether `record` makes running this job again needless.
@@ -176,6 +179,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             "key": self.key,
             "evaluated_on": self.evaluated_on,
             "trial": self.trial,
+            "other_trials": self.other_trials,
             "model": self.model,
             "model_title": self.model_title,
             "parameters": self.parameters,

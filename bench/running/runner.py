@@ -167,6 +167,17 @@ class Runner:
             self._pass(waiting, plan, records, running)
         return [records[job.key] for job in plan.jobs if job.key in records]
 
+    def share(self, job: Job) -> RunRecord | None:
+        """Write the place of a trial in its study into the record of another study that settles it, and return that.
+
+        None if another runner holds the job, or there is no such record any more.
+        """
+        with self.store.claim(job.key) as is_free:
+            record = self._stored(job) if is_free else None
+            if record is None or job.trial is None or job.trial in record.places:
+                return record
+            return self.store.amend(record, other_trials=[*record.other_trials, job.trial])
+
     def _pass(
         self, jobs: list[Job], plan: Plan, records: dict[str, RunRecord], running: dict[str, _Running]
     ) -> list[Job]:

@@ -2,7 +2,8 @@
 
 A study is one model on one split, with the options that were given held fast and the others drawn from its search space
 by Optuna, the first trial at the defaults. Every trial is a job like any other, under the same budget, in a process of
-its own, and its record stays in the store: what tuning has cost can be read there. From the records the same trials are
+its own, and its record stays in the store, with its place in each study that it is a trial of: what tuning has cost can
+be read there. From the records the same trials are
 drawn again, after an interruption and by other processes: those that share a store divide the trials among them by the
 claims of the store, and end with the same winners. These are then run on the test users, over all seeds.
 """
@@ -224,17 +225,22 @@ class Tuner:
         return len(course.records) - n_before
 
     def _take(self, runner: Runner, opened: Sequence[tuple[Course, Job]]) -> bool:
-        """Run trials, or take their records; return False if other processes hold them all."""
+        """Run trials, or take their records, also from other studies; return False if other processes hold them all."""
         plan = runner.plan_of([job for _, job in opened])
         watches = {job.key: MedianWatch(course.before(job)) for course, job in opened if job.may_be_pruned}
         found = {record.key: record for record in runner.run_free(plan, Watches(watches))}
+        n_taken = 0
         for course, job in opened:
-            if job.key not in found:
+            record = found.get(job.key)
+            if record is not None and job.trial not in record.places:
+                record = runner.share(job)
+            if record is None:
                 continue
             if job.key in plan.settled:
-                self.display.finished(job, found[job.key])
-            course.take(found[job.key])
-        return bool(found)
+                self.display.finished(job, record)
+            course.take(record)
+            n_taken += 1
+        return n_taken > 0
 
     def _test(self, runner: Runner, subjects: list[_Subject], studies: list[Study]) -> list[RunRecord]:
         """Run the winners for the test users, each once, and return their records."""

@@ -82,6 +82,17 @@ def test_what_another_machine_finished_is_found_where_it_is_asked_for(tmp_path):
     assert Store(tmp_path, "b").get_elsewhere(**place_of(done)) is None
 
 
+def test_a_record_is_amended_where_it_lies_and_keeps_its_vectors(tmp_path):
+    for machine in ("a", "b"):
+        Store(tmp_path, machine).put(record_of(started_at=f"on {machine}"), {"ndcg@100": np.full(3, 0.25)})
+    store = Store(tmp_path, "c")
+
+    amended = store.amend(record_of(started_at="on b"), warnings=["odd"])
+
+    assert [(r.started_at, r.warnings) for r in store.records()] == [("on a", []), ("on b", ["odd"])]
+    assert store.per_user(amended)["ndcg@100"].tolist() == [0.25] * 3
+
+
 def test_a_record_comes_back_as_it_was_put_with_its_vectors(tmp_path):
     store = Store(tmp_path, "machine")
     record = record_of()

@@ -131,6 +131,24 @@ def test_other_samplers_seeds_and_versions_of_the_code_are_studies_of_their_own(
     ]  # defaults stand with their study
 
 
+def test_a_trial_that_studies_share_stands_with_each_and_counts_once(study):
+    trials = [*study("ease", [0.4, 0.5]), *study("ease", [0.3], seed=3, first=2)]
+    default = trials[0]
+    default.metrics["mrr"] = 0.2
+    default.other_trials = [
+        Trial(study="ease", number=0, metric="ndcg@100", sampler="tpe", seed=3),
+        Trial(study="ease", number=0, metric="mrr", sampler="tpe", seed=0),
+    ]
+
+    by_mrr, by_ndcg = sorted(tuning_section(trials, []), key=lambda part: part.metric)
+
+    assert [[cell.text for cell in row[1:7]] for row in by_ndcg.table.rows] == [
+        ["2", "0", "0", "20 s", "0.4000", "0.5000"], ["2", "0", "0", "20 s", "0.4000", "0.4000"],
+    ]  # fmt: skip
+    assert "All 3 trials together took 30 s" in by_ndcg.table.note
+    assert [row[5].text for row in by_mrr.table.rows] == ["0.2000"]
+
+
 def test_each_data_set_and_each_metric_has_its_own_part(study):
     trials = [
         *study("ease", [0.1]),

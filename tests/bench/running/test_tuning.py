@@ -246,6 +246,37 @@ def test_the_records_say_of_which_study_they_are_a_trial(tune, tmp_path):
     assert [record.trial for record in Store(tmp_path / "store").records()] == [None]
 
 
+def places(path, metric):
+    """Return the numbers that the trials of a store have in the study by a metric."""
+    return sorted(place.number for r in Store(path / "store").trials() for place in r.places if place.metric == metric)
+
+
+@pytest.mark.parametrize("other", ["hr@10", "gini@5"])  # measured at every trial, and only where it is asked for
+def test_studies_that_share_trials_each_keep_them(tune, tmp_path, other):
+    (first,), *_ = tune("tunable", trials=4, sampler="random", metric="mrr")
+    (second,), _, shown = tune("tunable", trials=4, sampler="random", metric=other)
+
+    assert [trial.key for trial in second.trials] == [trial.key for trial in first.trials]
+    assert {t.key for t in Store(tmp_path / "store").trials()} == {trial.key for trial in first.trials}
+    assert places(tmp_path, "mrr") == places(tmp_path, other) == [0, 1, 2, 3]
+    on_validation = [job for job in shown.begun if job.evaluated_on == "validation"]
+    assert bool(on_validation) == (other == "gini@5")
+    (again,), *_ = tune("tunable", trials=4, sampler="random", metric="mrr")
+    assert sorted(again.trials, key=lambda t: t.key) == sorted(Store(tmp_path / "store").trials(), key=lambda t: t.key)
+    assert places(tmp_path, "mrr") == places(tmp_path, other) == [0, 1, 2, 3]
+
+
+def test_a_study_takes_over_trials_of_another_machine_where_they_lie(tune, tmp_path):
+    (first,), *_ = tune("tunable", trials=4, sampler="random", metric="mrr")
+    (tmp_path / "store" / "unknown").rename(tmp_path / "store" / "another-machine")
+    tune("tunable", trials=4, sampler="random", metric="hr@10")
+
+    failed = {trial.key[:16] for trial in first.trials if trial.status == "error"}  # may be the other machine's own
+    again = {path.stem.rpartition("-")[2] for path in tmp_path.glob("store/unknown/*/*/trials/*.json")}
+    assert again == failed and len(failed) < 4
+    assert places(tmp_path, "mrr") == places(tmp_path, "hr@10") == [0, 1, 2, 3]
+
+
 def test_with_a_profile_each_size_is_a_study_of_the_same_effort(tune):
     studies, records, _ = tune("trained", trials=2, profile="quick")
 
