@@ -155,6 +155,15 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return row
 
 
+def renumbered(device: str) -> str:
+    """Return a device with its GPUs numbered from 0: `cuda:0` for `cuda` and `cuda:3`, `cuda:0,1` for `cuda:2,3`.
+
+    How many there are may decide a result, by the order of summation, and its costs; which of a machine's they are not.
+    """
+    kind, _, places = device.partition(":")
+    return f"cuda:{','.join(map(str, range(len(places.split(',')))))}" if kind == "cuda" else device
+
+
 def rises_with_quality(metric: str) -> bool:
     """Tell by the name of a metric whether more of it is better."""
     return metric.partition("@")[0] not in _LESS_IS_BETTER

@@ -17,7 +17,7 @@ import msgspec
 from recscale.errors import UsageError
 from recscale.records.costs import memory_findings, time_findings
 from recscale.records.pairs import VERDICTS, Finding, Pair, Recorded, Run, Runs, Tolerances, Verdict
-from recscale.records.record import RunRecord, rises_with_quality
+from recscale.records.record import RunRecord, renumbered, rises_with_quality
 from recscale.records.statistics import ByUser, Paired, averaged, can_be_paired, holm, paired
 
 NOT_COMPARED = "run"
@@ -83,7 +83,7 @@ def _jobs(store: Recorded) -> dict[Identity, dict[int, Run]]:
 def identity(record: RunRecord) -> Identity:
     """Return what makes two records runs of one job; a default that was changed, and new options, do not part them."""
     options = record.configuration or msgspec.json.encode(record.parameters, order="deterministic").decode()
-    return (record.dataset, record.protocol, record.model, options, record.device_requested)
+    return (record.dataset, record.protocol, record.model, options, renumbered(record.device_requested))
 
 
 def _pair(before: Runs, after: Runs) -> tuple[Pair, str | None]:

@@ -13,7 +13,7 @@ import msgspec
 
 from recscale.records.costs import grown_bytes
 from recscale.records.power_law import Break, Prediction, base_line, leaves, power_law, prediction
-from recscale.records.record import RunRecord
+from recscale.records.record import RunRecord, renumbered
 
 LEAST_SECONDS = 0.05  # below it a time is that of the clock, of caches and of whatever else the machine does
 LEAST_BYTES = 10_000_000  # below it a growth is that of buffers and of the heap's own pages
@@ -240,7 +240,7 @@ def _members(records: Sequence[RunRecord], way: str) -> dict[str, tuple[RunRecor
     versions: dict[str, dict[bytes, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for r in records:
         same = msgspec.json.encode(
-            [r.machine, r.device_requested, r.n_threads, r.code_fingerprint], order="deterministic"
+            [r.machine, renumbered(r.device_requested), r.n_threads, r.code_fingerprint], order="deterministic"
         )
         versions[r.configuration or r.model][same].append(r)
     found = {}

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from recscale.errors import UnknownName, UsageError
-from recscale.records.record import RunRecord, rises_with_quality
+from recscale.records.record import RunRecord, renumbered, rises_with_quality
 from recscale.reporting import units
 
 WORDS: dict[str, str] = {"ok": "ok", "out_of_memory": "OOM", "out_of_gpu_memory": "GPU OOM"}
@@ -294,7 +294,7 @@ def _settings(record: RunRecord, letters: Mapping[str, str]) -> list[tuple[str, 
     """Return all that makes runs of one model different configurations, as text by name."""
     return [
         *sorted((name, text(value)) for name, value in record.parameters.items()),
-        ("device", record.device_requested),
+        ("device", renumbered(record.device_requested)),
         ("threads", str(record.n_threads)),
         ("machine", letters[canonical(record.machine)]),
         ("code", record.code_fingerprint[:8]),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recscale.records.record import FAILURES, RunRecord
+from recscale.records.record import FAILURES, RunRecord, renumbered
 from recscale.reporting import units
 from recscale.reporting.axes import PARAMETERS
 from recscale.reporting.comparisons import (
@@ -158,7 +158,7 @@ def commands(comparison: Comparison) -> list[str]:
     for record in (r for c in comparison.configurations for r in c.records):
         rest = {name: value for name, value in record.parameters.items() if name != record.size_knob}
         budget = (record.timeout_seconds, record.max_memory_bytes, record.max_gpu_memory_bytes)
-        grids[(record.device_requested, budget, record.model, canonical(rest))].append(record)
+        grids[(renumbered(record.device_requested), budget, record.model, canonical(rest))].append(record)
     groups: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for (device, budget, _, _), members in grids.items():
         seeds = tuple(sorted({r.seed for r in members}))

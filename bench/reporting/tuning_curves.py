@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from recscale.records.record import RunRecord, Trial, rises_with_quality
+from recscale.records.record import RunRecord, Trial, renumbered, rises_with_quality
 from recscale.reporting import units
 from recscale.reporting.canvas import WIDTH_INCHES, legend_inches, settings, shortened, write_heading, write_legend
 from recscale.reporting.comparisons import Comparison, canonical, compare
@@ -178,7 +178,7 @@ def _searches(trials: Sequence[RunRecord], metric: str) -> tuple[Search, ...]:
             f"{place.sampler} sampler",
             f"sampler seed {place.seed}",
             f"seed {trial.seed}",
-            f"device {trial.device_requested}",
+            f"device {renumbered(trial.device_requested)}",
             f"code {trial.code_fingerprint[:8]}",
         )
         groups[place.study, marks].append(trial)
@@ -268,7 +268,7 @@ def _settings(record: RunRecord) -> tuple[str, ...]:
         record.model,
         canonical(record.parameters),
         record.code_fingerprint,
-        record.device_requested,
+        renumbered(record.device_requested),
     )
 
 

@@ -33,7 +33,8 @@ from recscale.evaluation.ranking import check_scores, tie_order
 from recscale.evaluation.split_file import load_split
 from recscale.evaluation.subsampling import Subsample, take_subsample
 from recscale.measuring.budget import machine_memory_limit
-from recscale.records.record import RunRecord
+from recscale.measuring.machine import kind_of
+from recscale.records.record import RunRecord, renumbered
 from recscale.records.store import Store
 from recscale.running.job import FIT_FILE, FITTED_FILE, Data, Job, Request
 from recscale.running.process import WorkerProcess
@@ -179,7 +180,7 @@ def _job_again(record: RunRecord, store: Store, plugins: Sequence[str], display:
         protocols=[record.protocol],
         models=[{record.model: {name: [value] for name, value in record.parameters.items()}}],
         seeds=[record.seed],
-        device=record.device_used or record.device_requested,
+        device=renumbered(record.device_used or record.device_requested),
         max_memory=machine_memory_limit(),
         plugins=list(plugins),
     )
@@ -295,8 +296,8 @@ def _kept_or_fitted(job: Job, store: Store, display: Display) -> Path:
         return kept
     if job.unavailable:
         raise DeviceUnavailable(
-            f"the model was fitted on {job.device_requested}, and here: {job.unavailable}; explain it where there is"
-            f" one, or copy {kept.parent} from there, or run it again with --device cpu and explain that record"
+            f"the model was fitted on {kind_of(job.device_requested)}, and here: {job.unavailable}; explain it where"
+            f" there is one, or copy {kept.parent} from there, or run again with --device cpu and explain that record"
         )
     display.started(job)
     request = Request(task="run", job=job, plugins=job.plugins, limits=job.limits, keeps_fit=True)

@@ -14,7 +14,7 @@ import msgspec
 
 from recscale.errors import StoreError
 from recscale.measuring.budget import Budget
-from recscale.records.record import JUDGE, SCHEMA_VERSION, Part, Phase, RunRecord, Trial
+from recscale.records.record import JUDGE, SCHEMA_VERSION, Part, Phase, RunRecord, Trial, renumbered
 
 FIT_FILE, FITTED_FILE = "model.npz", "fitted.json"  # in the folder of a worker: a saved model, and the Fitted of it
 PER_USER_FILE, COCLUSTER_FILE = "per_user.npz", "coclusters.npz"  # there too: arrays that go into the store
@@ -122,7 +122,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 of what decides the result: not the budget, the metrics or the number of threads."""
+        """SHA-256 of what decides the result: not the budget, the metrics, the number of threads or which GPU it is."""
         decisive = {
             "schema": SCHEMA_VERSION,
             "model": self.model,
@@ -130,7 +130,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             "dataset": self.data.text,
             "protocol": self.data.protocol_text,
             "seed": self.seed,
-            "device": self.device or self.device_requested,
+            "device": renumbered(self.device) if self.device else self.device_requested,
             "data_fingerprint": self.prepared.data_fingerprint,
             "split_fingerprint": self.prepared.split_fingerprint,
             "code_fingerprint": self.code_fingerprint,

@@ -120,6 +120,17 @@ def test_runs_of_two_machines_and_of_two_versions_of_the_code_are_never_averaged
     assert found.machines == ("A", "B")
 
 
+def test_runs_on_two_gpus_of_a_machine_are_one_configuration(record):
+    devices = ("cuda", "cuda:1", "cuda:0,1", "cuda:2,3")
+    records = [record(device_requested=device, seed=seed) for seed, device in enumerate(devices)]
+
+    (found,) = compare(records)
+
+    assert sorted((c.label, len(c.records)) for c in found.configurations) == [
+        ("ease device=cuda:0", 2), ("ease device=cuda:0,1", 2),
+    ]  # fmt: skip
+
+
 def test_different_splits_are_never_in_one_comparison_and_say_so(record):
     records = [record("a", split_fingerprint="1" * 64), record("b", split_fingerprint="2" * 64)]
 

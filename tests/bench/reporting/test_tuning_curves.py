@@ -107,6 +107,17 @@ def test_a_study_goes_over_machines_and_counts_what_two_of_them_did_once(study, 
     assert rows(part) == {"ease": ["3", "0", "0", "30 s", "0.4000", "0.6000", "+50 %", "ease l2=2", "0.5500"]}
 
 
+def test_a_study_goes_over_the_gpus_of_a_machine(study, record):
+    trials = [
+        *study("ease", [0.4, 0.5], device_requested="cuda"),
+        *study("ease", [0.6], first=2, device_requested="cuda:1"),
+    ]
+
+    (part,) = tuning_section(trials, [record("ease", score=0.55, parameters={"l2": 2.0}, device_requested="cuda:0")])
+
+    assert rows(part) == {"ease": ["3", "0", "0", "30 s", "0.4000", "0.6000", "+50 %", "ease l2=2", "0.5500"]}
+
+
 def test_other_samplers_seeds_and_versions_of_the_code_are_studies_of_their_own(study):
     trials = [
         *study("ease", [0.1, 0.2]),

@@ -229,8 +229,15 @@ def test_another_split_than_that_of_the_record_is_an_error(cache, elfm, altered)
 def test_a_device_that_is_not_here_is_an_error_with_the_remedy(cache, elfm, altered):
     key = altered(elfm, device_used="cuda:7")
 
-    with pytest.raises(DeviceUnavailable, match=r"fitted on cuda:7.*--device cpu"):
+    with pytest.raises(DeviceUnavailable, match=r"fitted on cuda, .*--device cpu"):
         explain(cache, key, "u7")
+
+
+def test_the_model_of_a_record_is_the_same_on_any_gpu(cache, elfm):
+    used = [msgspec.structs.replace(elfm, device_used=f"cuda:{place}") for place in (0, 3)]
+    jobs = [module._job_again(record, Store(cache / "s"), (), Silent()) for record in used]
+
+    assert jobs[0].key == jobs[1].key == msgspec.structs.replace(jobs[0], device="cuda:3").key
 
 
 def test_a_fit_that_fails_is_an_error_with_its_reason(cache, known):

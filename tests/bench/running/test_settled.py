@@ -54,6 +54,17 @@ def test_a_finished_job_is_settled_unless_it_took_more_than_is_asked_for(
     assert list(runner.plan().settled) == [job.key] * is_settled
 
 
+def test_a_key_holds_the_kind_and_the_number_of_devices_and_not_which_they_are(tmp_path, data_file, plugin):
+    (job,) = Runner(Suite(**suite(data_file, plugin("good"))), open_store(tmp_path / "s"), Silent()).plan().jobs
+    devices = ("cpu", "cpu,cpu", "cuda:0", "cuda:3", "cuda:0,1", "cuda:3,2")
+
+    keys = {device: msgspec.structs.replace(job, device=device).key for device in devices}
+
+    assert keys["cpu"] == job.key
+    assert keys["cuda:0"] == keys["cuda:3"] and keys["cuda:0,1"] == keys["cuda:3,2"]
+    assert len(set(keys.values())) == 4
+
+
 def test_a_finished_job_stays_as_it_is_when_less_memory_is_free(tmp_path, data_file, plugin):
     model, store = plugin("good"), open_store(tmp_path / "s")
     run(data_file, model, store.root)
