@@ -70,6 +70,14 @@ class UserFigures:
             return None
         return averaged(known)
 
+    def why_unknown(self, configuration: Configuration, metric: str) -> str:
+        """Return why a metric by user is not known of all runs of a configuration."""
+        n_runs = len(configuration.records)
+        n_known = sum(metric in self._of(record) for record in configuration.records)
+        if n_known == n_runs:
+            return "its runs are over different users"
+        return f"{n_known} of {n_runs} runs have figures by user" if n_known else "no figures by user"
+
     def history_sizes(self, comparison: Comparison) -> NDArray[np.int32] | None:
         """Return the length of each user's history (U,), the same for all runs of a comparison; None if unknown."""
         if self.source is None:
@@ -116,7 +124,9 @@ def duel_table(comparison: Comparison, figures: UserFigures) -> Grid | None:
         title="Against the best, user by user",
         columns=(Column("model", is_number=False), Column(metric), *map(Column, columns)),
         rows=tuple(rows),
-        note=_DUELS_MEANING.format(metric=metric, n_users=first.n_users) + (_SEEDS_MEANING if spreads else ""),
+        note=_DUELS_MEANING.format(metric=metric, n_users=first.n_users)
+        + (_SEEDS_MEANING if spreads else "")
+        + _left_out(comparison, known, figures),
         is_sortable=True,
     )
 
@@ -149,7 +159,7 @@ def activity_table(comparison: Comparison, figures: UserFigures) -> Grid | None:
         title="By the users' activity",
         columns=(Column("model", is_number=False), *map(Column, headings)),
         rows=rows,
-        note=_ACTIVITY_MEANING.format(metric=comparison.metric),
+        note=_ACTIVITY_MEANING.format(metric=comparison.metric) + _left_out(comparison, known, figures),
         is_sortable=True,
         ranks_columns=True,
     )
@@ -171,8 +181,7 @@ def best_against_second(comparisons: Sequence[Comparison], figures: UserFigures)
 def _of_the_two_best(comparison: Comparison, metric: str, figures: UserFigures) -> Paired | None:
     """Return the two best models by a metric, compared; None if there are no two with vectors."""
     rises = rises_with_quality(metric)
-    found = [next((c for c in members if c.succeeded), None) for members in comparison.by_model().values()]
-    scored = [(c.score(metric), c) for c in found if c is not None and c.score(metric) is not None]
+    scored = [(c.score(metric), c) for c in _best_of_each(comparison) if c.score(metric) is not None]
     scored.sort(key=lambda pair: pair[0] or 0.0, reverse=rises)
     vectors = [figures.vector(c, metric) for _, c in scored[:2]]
     known = [vector for vector in vectors if vector is not None]
@@ -186,10 +195,32 @@ def _contenders(comparison: Comparison, figures: UserFigures) -> list[tuple[Conf
     metric = comparison.metric
     if metric is None:
         return []
-    best = [next((c for c in members if c.succeeded), None) for members in comparison.by_model().values()]
-    found = [(c, figures.vector(c, metric)) for c in best if c is not None]
+    found = [(c, figures.vector(c, metric)) for c in _best_of_each(comparison)]
     known = [(c, vector) for c, vector in found if vector is not None]
     return [(c, vector) for c, vector in known if can_be_paired(vector, known[0][1])]
+
+
+def _best_of_each(comparison: Comparison) -> list[Configuration]:
+    """Return the best configuration of each model that finished, the best first."""
+    best = [next((c for c in members if c.succeeded), None) for members in comparison.by_model().values()]
+    return [c for c in best if c is not None]
+
+
+def _left_out(comparison: Comparison, known: Sequence[tuple[Configuration, ByUser]], figures: UserFigures) -> str:
+    """Return a sentence about the models that finished and are not among those `known`; empty without any."""
+    metric, told = comparison.metric or "", []
+    for configuration in _best_of_each(comparison):
+        if any(configuration is other for other, _ in known):
+            continue
+        vector = figures.vector(configuration, metric)
+        if vector is None:
+            reason = figures.why_unknown(configuration, metric)
+        elif vector.n_users != known[0][1].n_users:
+            reason = f"figures of {vector.n_users:,} users"
+        else:
+            reason = "fewer than two users in common"
+        told.append(f"{configuration.model} ({reason})")
+    return f" Left out: {', '.join(told)}." if told else ""
 
 
 def _cells(duel: Paired, best: float) -> tuple[Cell, ...]:

@@ -126,6 +126,31 @@ def test_without_vectors_nothing_is_claimed(three, kept, record):
     assert duel_table(alone, UserFigures(kept)) is None
 
 
+def test_models_that_cannot_be_compared_are_named_with_the_reason(three, kept, record):
+    others = [
+        record("bare", score=0.6),
+        kept.add(record("half", score=0.4), seed=5),
+        record("half", score=0.4, seed=1),
+        kept.add(record("mixed", score=0.35), seed=8),
+        kept.add(record("mixed", score=0.35, seed=1), n_users=9),
+        kept.add(record("few", score=0.3), n_users=7),
+        kept.add(record("apart", score=0.25), seed=6),
+        record("dead", status="timeout", reason="1 h"),
+    ]
+    kept.vectors[others[6].key]["ndcg@100"][1:] = np.nan
+    (comparison,) = compare([*three, *others])
+
+    duels, activity = (table(comparison, UserFigures(kept)) for table in (duel_table, activity_table))
+
+    assert list(rows_of(duels)) == list(rows_of(activity)) == ["ease", "chol", "popularity"]
+    told = (
+        " Left out: bare (no figures by user), half (1 of 2 runs have figures by user), mixed (its runs are over"
+        " different users), few (figures of 7 users), apart (fewer than two users in common)."
+    )
+    assert duels.note.endswith(told) and activity.note.endswith(told)
+    assert "Left out" not in duel_table(compare(three)[0], UserFigures(kept)).note
+
+
 def test_each_record_is_read_once(three, kept):
     (comparison,) = compare(three)
     figures = UserFigures(kept)
