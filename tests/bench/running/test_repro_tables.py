@@ -169,6 +169,25 @@ def test_the_papers_of_the_documentation_are_those_that_are_shipped():
     assert set(re.findall(r"^\| `([a-z-]+)` \|", text, flags=re.MULTILINE)) == set(paper_files())
 
 
+def test_the_rows_that_have_standard_errors_on_a_published_split_are_those_of_the_documentation():
+    text = " ".join((ROOT / "docs" / "reproduction.md").read_text().split())
+    ((table, rows, errors, absolute),) = re.findall(
+        r"in one place: (table \d) of CHOL allows .*?\((.*?)\) (\w+) of it beside (\.\d+),", text
+    )
+
+    found = {
+        (name, table.name, row.name): (row.tolerance.standard_errors, row.tolerance.absolute)
+        for name in paper_files()
+        for table in load_paper(name).tables
+        for row in table.rows
+        if row.tolerance is not None and row.tolerance.standard_errors
+    }
+
+    assert errors == "three"
+    told = {("chol", table.replace(" ", "-"), row): (3, float(absolute)) for row in rows.split(", ")}
+    assert found == told
+
+
 def test_the_example_of_the_documentation_is_a_file_that_can_be_run(tmp_path):
     (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "reproduction.md").read_text(), flags=re.DOTALL)
     (tmp_path / "example.yaml").write_text(example)
