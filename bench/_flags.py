@@ -93,6 +93,9 @@ class RunFlags:
     overwrite: Annotated[
         Literal["never", "failed", "always"], Parameter(help="which finished jobs to repeat (never)")
     ] = "never"
+    any_machine: Annotated[
+        bool, Parameter(negative="", help="what other machines finished counts, too: for accuracy and sizes, not times")
+    ] = False
     json: Annotated[bool, Parameter(negative="", help="print the records as JSON lines")] = False
     strict: Annotated[bool, Parameter(negative="", help="exit with 1 if a job failed")] = False
     own_file: OwnFile = field(default_factory=OwnFile)

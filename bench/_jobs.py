@@ -71,7 +71,7 @@ def runner_of(datasets: Sequence[str], flags: RunFlags) -> Runner:
     from recscale.running.runner import Runner, open_store
 
     suite = suite_of(datasets, flags)
-    return Runner(suite, open_store(flags.store), display_for(quiet=False), flags.overwrite)
+    return Runner(suite, open_store(flags.store), display_for(quiet=False), flags.overwrite, flags.any_machine)
 
 
 def run_jobs(datasets: Sequence[str], flags: RunFlags) -> int:
@@ -112,6 +112,8 @@ def scale_jobs(datasets: Sequence[str], flags: RunFlags, sizes: ScaleFlags) -> i
     from recscale.running.scale_printing import print_scalings
     from recscale.running.scaling import ScaleOptions, scale
 
+    if flags.any_machine:
+        raise UsageError("scale compares times, and those of other machines are no times of this one: no --any-machine")
     suite, options = suite_of(datasets, flags), build(ScaleOptions, "scale", sizes.given())
     records = scale(suite, open_store(flags.store), display_for(quiet=False), options, flags.overwrite)
     metric, limits = suite.metrics[0] if suite.metrics else None, asdict(suite.limits())

@@ -20,14 +20,20 @@ if TYPE_CHECKING:
 
 
 def run(
-    *datasets: Any, store: str | Path = "results", overwrite: str = "never", progress: bool = True, **suite: Any
+    *datasets: Any,
+    store: str | Path = "results",
+    overwrite: str = "never",
+    any_machine: bool = False,
+    progress: bool = True,
+    **suite: Any,
 ) -> pd.DataFrame:
     """Run models on data sets and return the records, a row a job, failures included.
 
     `suite` takes the keys of a suite file: models, protocols (or protocol), seeds, metrics, device, timeout,
     max_memory, max_gpu_memory, jobs, threads, executor, ray_address, profile, plugins, tune. No models at all means
-    every model over its sizes. Raises UsageError, UnknownName, DataError, MissingExtra or StoreError; a job that fails
-    is a row, not an error.
+    every model over its sizes. With `any_machine` the finished records of other machines count as well: accuracy and
+    sizes are the same, the times are not of this machine. Raises UsageError, UnknownName, DataError, MissingExtra or
+    StoreError; a job that fails is a row, not an error.
     """
     import msgspec
     import pandas as pd
@@ -50,7 +56,8 @@ def run(
         checked = msgspec.convert(wanted, Suite, strict=False)
     except msgspec.ValidationError as error:
         raise UsageError(str(error)) from None
-    found = run_suite(checked, open_store(store), display_for(quiet=not progress), overwrite)  # type: ignore[arg-type]
+    display = display_for(quiet=not progress)
+    found = run_suite(checked, open_store(store), display, overwrite, any_machine)  # type: ignore[arg-type]
     return pd.DataFrame([record.flat() for record in found])
 
 

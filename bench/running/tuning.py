@@ -259,10 +259,15 @@ class Tuner:
         return runner.run_plan(plan)
 
 
-def run_suite(suite: Suite, store: Store, display: Display, overwrite: Overwrite = "never") -> list[RunRecord]:
-    """Run a suite and return the records of test users: of the winners, where it is tuned, else of all its jobs."""
+def run_suite(
+    suite: Suite, store: Store, display: Display, overwrite: Overwrite = "never", is_any_machine: bool = False
+) -> list[RunRecord]:
+    """Run a suite and return the records of test users: of the winners, where it is tuned, else of all its jobs.
+
+    With `is_any_machine` the records of other machines count, as those of a search always do.
+    """
     if not suite.is_tuned:
-        return Runner(suite, store, display, overwrite).run()
+        return Runner(suite, store, display, overwrite, is_any_machine).run()
     return Tuner(suite, store, display, suite.tuning(), overwrite).run()[1]
 
 

@@ -68,6 +68,7 @@ WRONG_FLAGS = {
     "a seed that is no number": (["run", "-m", "ease", "--seeds", "x"], "seeds"),
     "a plug-in that is not there": (["run", "-m", "ease", "--plugin", "none.py"], "no plug-in file"),
     "an unknown profile": (["run-all", "--profile", "huge"], "huge"),
+    "times of other machines": (["scale", "planted", "-m", "popularity", "--any-machine"], "no --any-machine"),
     "an unknown way to overwrite": (["run", "-m", "ease", "--overwrite", "maybe"], "maybe"),
     "columns without a file": (["run", "-m", "ease", "--user-column", "u"], "--data"),
     "a filter that leaves nothing": (["run", "--data", "good.csv", "-m", "ease", "--min-rating", "9"], "leaves"),

@@ -134,6 +134,20 @@ def test_finished_jobs_are_not_repeated_and_failed_ones_when_asked(tmp_path, dat
     assert third["fit_wall_seconds"][1] != first["fit_wall_seconds"][1]
 
 
+def test_what_another_machine_finished_counts_where_it_may_and_what_failed_there_runs_here(tmp_path, data_file, plugin):
+    plugins = (plugin("good"), plugin("raises"))
+    first = run(data_file, *plugins, store=tmp_path / "s")
+    (own,) = tmp_path.glob("s/[!.]*")
+    own.rename(tmp_path / "s" / "another-machine")
+    counted = run(data_file, *plugins, store=tmp_path / "s", any_machine=True)
+    made_here = [path.stem.split("-")[0] for path in own.rglob("*.json")]
+    anew = run(data_file, *plugins, store=tmp_path / "s")
+
+    assert counted["fit_wall_seconds"][0] == first["fit_wall_seconds"][0] != anew["fit_wall_seconds"][0]
+    assert counted["fit_wall_seconds"][1] == anew["fit_wall_seconds"][1] != first["fit_wall_seconds"][1]
+    assert made_here == ["raises"]
+
+
 def test_another_metric_is_measured_beside_those_that_a_finished_record_has(tmp_path, data_file, plugin):
     path = plugin("good")
     first = run(data_file, path, store=tmp_path / "s")
