@@ -10,9 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from recscale.errors import RecscaleError
 from recscale.measuring.budget import machine_memory_limit
-from recscale.measuring.machine import fingerprint, torch_device, usable_cores
+from recscale.measuring.gpu import visible_gpus
+from recscale.measuring.machine import each_device, fingerprint, torch_device, usable_cores
 from recscale.running.executor import TICK_SECONDS, Start
 from recscale.running.job import Request
 from recscale.running.process import WorkerProcess
@@ -30,6 +33,7 @@ class LocalWorker(WorkerProcess):
     def __init__(self, request: Request, work_folder: Path, start: Start, *, n_threads: int) -> None:
         super().__init__(request, work_folder, n_threads=n_threads)
         self.start = start
+        self.devices = each_device(request.job.device) if request.job and request.job.device else []
 
     @property
     def wall_seconds(self) -> float:
@@ -46,6 +50,7 @@ class LocalExecutor:
         self._n_jobs, self._work_folder = suite.jobs, work_folder
         self._machine: dict[str, Any] = {}
         self._calibration: dict[str, float] = {}
+        self._running: list[LocalWorker] = []
 
     @property
     def n_cores(self) -> int:
@@ -73,7 +78,21 @@ class LocalExecutor:
             self._calibration = _calibration(self._work_folder, n_threads)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         start = Start(machine=self._machine, calibration=self._calibration, at=now)
-        return LocalWorker(request, self._work_folder, start, n_threads=n_threads)
+        worker = LocalWorker(self._placed(request), self._work_folder, start, n_threads=n_threads)
+        self._running.append(worker)
+        return worker
+
+    def _placed(self, request: Request) -> Request:
+        """Return the request with the GPU of the first one's kind that the fewest jobs use now, where any will do."""
+        self._running = [worker for worker in self._running if not worker.is_done()]
+        job = request.job
+        if job is None or job.device != "cuda:0" or job.device_requested not in ("auto", "cuda"):
+            return request
+        taken = [device for worker in self._running for device in worker.devices]
+        gpus = visible_gpus()
+        alike = (f"cuda:{place}" for place, gpu in enumerate(gpus) if gpu.name == gpus[0].name)
+        device = min(alike, key=taken.count)
+        return msgspec.structs.replace(request, job=msgspec.structs.replace(job, device=device))
 
     def wait(self, workers: Sequence[LocalWorker]) -> None:
         """Wait until one of the workers says something, a moment at most."""
