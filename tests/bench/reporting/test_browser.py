@@ -159,7 +159,7 @@ def test_where_nothing_finished_the_failures_are_shown_and_the_other_figures_dra
     tab.locator("[data-chart]").scroll_into_view_if_needed()
     drawn(tab)
     assert tab.locator("section:has(#gowalla-fold-in) > figure > svg").count() == 2  # size and the other costs
-    assert "refused (needs 729 GB)" in tab.inner_text("section:has(#gowalla-fold-in) table.filterable")
+    assert "refused (needs 729 GB)" in tab.text_content("section:has(#gowalla-fold-in) table.filterable")
 
 
 def test_a_point_is_reached_by_the_keyboard_and_leads_to_its_run(visit, written):
