@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from recscale.contract import Array, FitContext, Model, Scores
 from recscale.models._clustering import smallest_integers
-from recscale.models._entry_trainer import Drawn, EntryTrainer, other_items
+from recscale.models._entry_trainer import Drawn, DrawnInPlace, EntryTrainer, other_items
 from recscale.models._inputs import checked_history
 from recscale.models._judges import with_judges
 from recscale.models._training import Learner, Plan, describe, examples, train_module
@@ -89,8 +89,10 @@ class EntryTrained(Model):
     # of gowalla .140 .142 .150 with 3e-4, .003 and .03, where the vectors that were trained with the items have .143
     fold_in_regularization: Annotated[float, Meta(ge=0)] = 0.03
 
+    needs_products_alone: ClassVar[bool] = False  # whether `scores_of` asks no more of `Drawn` than DrawnInPlace has
+
     @abstractmethod
-    def scores_of(self, tables: Tables, drawn: Drawn) -> torch.Tensor:
+    def scores_of(self, tables: Tables, drawn: Drawn | DrawnInPlace) -> torch.Tensor:
         """Return the scores (B, 1 + n) of drawn items; a bias is added to the rest."""
 
     @abstractmethod

@@ -33,6 +33,38 @@ class Drawn(NamedTuple):
     items: torch.Tensor  # (B, 1 + n, W)
     biases: torch.Tensor  # (B, 1 + n)
 
+    def products(self, users: torch.Tensor) -> torch.Tensor:
+        """Return the products (B, 1 + n) of vectors (B, W), one for each entry, with its items."""
+        products: torch.Tensor = (self.items @ users[:, :, None])[:, :, 0]
+        return products
+
+    def squares(self) -> torch.Tensor:
+        """Return the squared lengths (B, 1 + n) of the items."""
+        squares: torch.Tensor = self.items.square().sum(2)
+        return squares
+
+
+class DrawnInPlace:
+    """The same for models that need no more of the items than products and lengths: they are read where they lie."""
+
+    def __init__(self, users: torch.Tensor, biases: torch.Tensor, table: torch.Tensor, numbers: torch.Tensor) -> None:
+        self.users, self.biases, self._table, self._numbers = users, biases, table, numbers
+        self._squares: torch.Tensor | None = None
+
+    def products(self, users: torch.Tensor) -> torch.Tensor:
+        """Return the products (B, 1 + n) of vectors (B, W), one for each entry, with its items."""
+        from recscale.models._drawn_products import products_and_squares
+
+        products, self._squares = products_and_squares(self._table, users, self._numbers)
+        return products
+
+    def squares(self) -> torch.Tensor:
+        """Return the squared lengths (B, 1 + n) of the items."""
+        if self._squares is None:
+            self.products(self.users)
+        assert self._squares is not None
+        return self._squares
+
 
 class EntryTrainer:
     """The entries of a matrix (U, I) and what is trained on them: `tables`, `items`, and the `module` of both."""
@@ -54,6 +86,7 @@ class EntryTrainer:
         else:
             counts = np.bincount(rows.indices, minlength=rows.shape[1])
             self.items = ClusteredEmbedding(self._clustering(model.clusters), counts, initial[:1])
+        self.reads_in_place = model.needs_products_alone and model.clusters is None and device == "cpu"
         self.module: torch.nn.Module = torch.nn.ModuleList([self.tables, self.items.module])
         # Adam over the whole tables: a step of gowalla, 64 factors, takes it 14 ms; by a kernel that steps the rows of
         # the batch and makes up for the momentum of the rest when they are read again it took 22
@@ -83,7 +116,7 @@ class EntryTrainer:
         places = torch.as_tensor(batch.rows, device=self.of_users.device)
         return self._sum(self._drawn(places, batch.rng)[0]) / max(1, places.numel())
 
-    def _drawn(self, places: torch.Tensor, rng: np.random.Generator) -> tuple[Drawn, torch.Tensor]:
+    def _drawn(self, places: torch.Tensor, rng: np.random.Generator) -> tuple[Drawn | DrawnInPlace, torch.Tensor]:
         """Return the vectors for some entries, and which items they are of (B, 1 + n)."""
         import torch
         from torch.nn.functional import embedding
@@ -91,14 +124,16 @@ class EntryTrainer:
         users = self.of_users[places]
         others = self.unseen.draw(users, self.model.negatives, rng)
         items = torch.cat([self.of_items[places, None], others], 1)
-        biases = embedding(items, self.tables["bias"])[:, :, 0]
-        return Drawn(embedding(users, self.tables["user"]), self.items(items), biases), items
+        biases, vectors = embedding(items, self.tables["bias"])[:, :, 0], embedding(users, self.tables["user"])
+        if self.reads_in_place:
+            return DrawnInPlace(vectors, biases, self.items.module.weight, items), items
+        return Drawn(vectors, self.items(items), biases), items
 
-    def _sum(self, drawn: Drawn) -> torch.Tensor:
+    def _sum(self, drawn: Drawn | DrawnInPlace) -> torch.Tensor:
         """Return the loss of entries, with the penalty."""
         loss = self.model.losses(self.model.scores_of(self.tables, drawn)).sum()
         if self.model.regularization:
-            loss = loss + 0.5 * self.model.regularization * (drawn.users.square().sum() + drawn.items.square().sum())
+            loss = loss + 0.5 * self.model.regularization * (drawn.users.square().sum() + drawn.squares().sum())
         return loss
 
     def project(self) -> None:
@@ -122,7 +157,7 @@ class EntryTrainer:
             looks = partial(self._differentiate, epoch), partial(self._item_losses, epoch)
             self.items.before_epoch(epoch, Work(*looks, self.optimiser, self.seed))
 
-    def _samples(self, epoch: int, n_numbers: int) -> Iterator[tuple[Drawn, torch.Tensor]]:
+    def _samples(self, epoch: int, n_numbers: int) -> Iterator[tuple[Drawn | DrawnInPlace, torch.Tensor]]:
         """Yield what is drawn for a sample of the entries, `n_numbers` for each to be made in one go."""
         import torch
 

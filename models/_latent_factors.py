@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -30,6 +30,8 @@ class Inference(NamedTuple):
 @dataclass(kw_only=True)
 class LatentFactors(EntryTrained):
     """A model whose scores are linear in the vector of the user."""
+
+    needs_products_alone: ClassVar[bool] = True
 
     @abstractmethod
     def inference(self) -> Inference:

@@ -10,7 +10,7 @@ from msgspec import Meta
 from recscale.contract import Choice, ModelSpec, Range
 from recscale.models._entries import Tables
 from recscale.models._entries_needs import estimate
-from recscale.models._entry_trainer import Drawn
+from recscale.models._entry_trainer import Drawn, DrawnInPlace
 from recscale.models._latent_factors import Inference, LatentFactors
 
 if TYPE_CHECKING:
@@ -42,11 +42,9 @@ class GMF(LatentFactors):
 
         return {"weight": torch.ones(self.factors)}
 
-    def scores_of(self, tables: Tables, drawn: Drawn) -> torch.Tensor:
+    def scores_of(self, tables: Tables, drawn: Drawn | DrawnInPlace) -> torch.Tensor:
         """Return h . (x o y) + b."""
-        users = drawn.users * tables["weight"]
-        scores: torch.Tensor = (drawn.items @ users[:, :, None])[:, :, 0] + drawn.biases
-        return scores
+        return drawn.products(drawn.users * tables["weight"]) + drawn.biases
 
     def losses(self, scores: torch.Tensor) -> torch.Tensor:
         """Return the cross entropies with the drawn items."""

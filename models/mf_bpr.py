@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from recscale.contract import Choice, ModelSpec, Range
 from recscale.models._entries import Tables
 from recscale.models._entries_needs import estimate
-from recscale.models._entry_trainer import Drawn
+from recscale.models._entry_trainer import Drawn, DrawnInPlace
 from recscale.models._latent_factors import Inference, LatentFactors
 
 if TYPE_CHECKING:
@@ -27,10 +27,9 @@ class MFBPR(LatentFactors):
     The options, the inference and the errors are those of `EntryTrained`.
     """
 
-    def scores_of(self, tables: Tables, drawn: Drawn) -> torch.Tensor:
+    def scores_of(self, tables: Tables, drawn: Drawn | DrawnInPlace) -> torch.Tensor:
         """Return x . y + b."""
-        scores: torch.Tensor = (drawn.items @ drawn.users[:, :, None])[:, :, 0] + drawn.biases
-        return scores
+        return drawn.products(drawn.users) + drawn.biases
 
     def losses(self, scores: torch.Tensor) -> torch.Tensor:
         """Return the means of -ln sigma(s_p - s_n)."""

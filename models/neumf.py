@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recscale.contract import Choice, ModelSpec, Range
 from recscale.models._entries import EntryTrained, KeptNumbers, Tables
 from recscale.models._entries_needs import estimate
-from recscale.models._entry_trainer import Drawn
+from recscale.models._entry_trainer import Drawn, DrawnInPlace
 
 if TYPE_CHECKING:
     import torch
@@ -66,8 +66,9 @@ class NeuMF(EntryTrained):
         """Return the numbers that leave each layer."""
         return [max(1, self.factors >> layer) for layer in range(self.layers)]
 
-    def scores_of(self, tables: Tables, drawn: Drawn) -> torch.Tensor:
+    def scores_of(self, tables: Tables, drawn: Drawn | DrawnInPlace) -> torch.Tensor:
         """Return h . [x o y, phi] + b."""
+        assert isinstance(drawn, Drawn)  # the perceptron needs the vectors themselves
         factors, first = self.factors, tables["layer_0"]
         products = drawn.items[:, :, :factors] @ (drawn.users[:, :factors] * tables["weight"])[:, :, None]
         by_user = drawn.users[:, factors:] @ first[:, :factors].T  # (B, D) @ (D, H)

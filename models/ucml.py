@@ -11,7 +11,7 @@ from msgspec import Meta
 from recscale.contract import Choice, FitContext, ModelSpec, Range
 from recscale.models._entries import KeptNumbers, Tables
 from recscale.models._entries_needs import estimate
-from recscale.models._entry_trainer import Drawn
+from recscale.models._entry_trainer import Drawn, DrawnInPlace
 from recscale.models._latent_factors import Inference, LatentFactors
 
 if TYPE_CHECKING:
@@ -50,10 +50,9 @@ class UCML(LatentFactors):
         self.n_items_ = train.shape[1]
         return super().fit(train, context)
 
-    def scores_of(self, tables: Tables, drawn: Drawn) -> torch.Tensor:
+    def scores_of(self, tables: Tables, drawn: Drawn | DrawnInPlace) -> torch.Tensor:
         """Return x . y - |y|^2 / 2, which is as far from -|x - y|^2 / 2 for all items."""
-        products: torch.Tensor = (drawn.items @ drawn.users[:, :, None])[:, :, 0]
-        return products - 0.5 * drawn.items.square().sum(2)
+        return drawn.products(drawn.users) - 0.5 * drawn.squares()
 
     def losses(self, scores: torch.Tensor) -> torch.Tensor:
         """Return half the means of max(0, margin + the positive's squared distance - the negative's).

@@ -172,7 +172,7 @@ def test_items_share_the_vectors_of_clusters(model, random_rows):
 def test_planted_groups_of_items_are_found(model):
     groups = np.arange(24) % 3
     liked = np.random.default_rng(0).random((90, 24)) < np.where(groups == np.arange(90)[:, None] % 3, 0.7, 0.02)
-    options = {"factors": 8, "learning_rate": 0.02, "epochs": 30, "batch_size": 64}
+    options = {"factors": 8, "learning_rate": 0.02, "epochs": 30, "batch_size": 64, "negatives": 4}
 
     fitted = model(clusters=3, growth_epochs=20, **options).fit(sp.csr_array(liked.astype(np.float32)), ALONE)
 
