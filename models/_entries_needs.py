@@ -34,9 +34,15 @@ def estimate(model: EntryTrained, shape: Shape) -> Estimate:
         seconds += tried * (2e-9 * width + _LAYER_SECONDS * kept.beside + n_drawn**2 * 1e-9)
         looks = 32 * AT_ONCE + 8 * shape.n_items * n_rows
         assignment = shape.n_items * np.min_scalar_type(n_rows - 1).itemsize
-    numbers = n_rows * kept.row + shape.n_items * kept.item + kept.beside + min(N_NEGATIVES, shape.n_items)
+    pools = 8 * model.fold_in_steps * min(N_NEGATIVES, shape.n_items) * (width + 1) if model.needs_products_alone else 0
+    numbers = n_rows * kept.row + shape.n_items * kept.item + kept.beside + 1
     return Estimate(
-        peak_bytes=6 * tables + 40 * drawn + looks + 64 * shape.n_interactions + validation_bytes(shape, JUDGES),
+        peak_bytes=6 * tables
+        + 40 * drawn
+        + pools
+        + looks
+        + 64 * shape.n_interactions
+        + validation_bytes(shape, JUDGES),
         model_bytes=4 * numbers + assignment,
         fit_seconds=seconds,
     )

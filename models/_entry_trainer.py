@@ -190,11 +190,3 @@ class EntryTrainer:
                 losses = self.model.losses(scores.reshape(-1, n_drawn)).reshape(n_entries, m)
                 total.index_add_(0, items[:, slot], losses + penalty)
         return total
-
-
-def other_items(n_items: int, n_wanted: int, context: FitContext) -> torch.Tensor:
-    """Return the items that unseen users are trained against: random, all different, ascending, int32."""
-    import torch
-
-    drawn = np.random.default_rng([context.seed, 0]).choice(n_items, min(n_items, n_wanted), replace=False)
-    return torch.as_tensor(np.sort(drawn).astype(np.int32), device=context.device)

@@ -1,6 +1,7 @@
 """Numba kernel of the inference of models that score by x . y_i + b_i: a user's vector is trained, the items frozen.
 
-Every user is trained alone and in full batches, so that the scores depend on nobody else. Imported lazily.
+Every user is trained alone, on the whole history and in each step against the same other items as everybody, so that
+the scores depend on nobody else. Imported lazily.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ class Frozen(NamedTuple):
 
     items: NDArray[np.float32]  # (I, D)
     biases: NDArray[np.float32]  # (I,)
-    negatives: NDArray[np.int32]  # (M,) ascending: items that stand for all that a user does not have
+    negatives: NDArray[np.int32]  # (S, M) ascending: items that stand in a step for all that a user does not have
+    pool: NDArray[np.float32]  # (S, M, D) their vectors: in a row they are read twice as fast
+    pool_biases: NDArray[np.float32]  # (S, M)
     start: NDArray[np.float32]  # (D,) where each user begins
     objective: int
     weight: float  # of the negatives in `logistic`, the gap to be reached in the hinges
+    n_nearest: int  # negatives that the nearest is looked for among, in `ranked hinge`
     regularization: float
     rate: float
-    n_steps: int
     radius: float  # of the ball that a vector is kept in; UNBOUNDED for none
 
 
@@ -41,7 +44,8 @@ def train_users(indptr: NDArray[Any], indices: NDArray[Any], frozen: Frozen) -> 
 
     Lowers by Adam, whose rate falls linearly to zero, the mean over the items p of the row and the negatives n of
     softplus(s_n - s_p), of max(0, weight - s_p + s_n), or of softplus(-s_p) + weight softplus(s_n); or over p of the
-    largest such hinge, times ln(1 + I share of those above 0). Each plus regularization / 2 |x|^2.
+    largest such hinge among `n_nearest` of the n, times ln(1 + I share of those above 0). Each plus regularization / 2
+    |x|^2. There are S steps, against the negatives of one row each.
     """
     users = np.tile(frozen.start, (indptr.size - 1, 1))
     starts, items = indptr.astype(np.int64, copy=False), indices.astype(np.int32, copy=False)
@@ -59,8 +63,9 @@ def _scores(vectors: Any, biases: Any, user: Any, result: Any) -> None:
 
 
 @compiled(fastmath=True)
-def _logistic_pairs(positive: Any, negative: Any, pull: Any, push: Any) -> None:
+def _logistic_pairs(positive: Any, negative: Any, weights: Any) -> None:
     """Sum the weights 1 / (1 + exp(s_p - s_n)) of all pairs: `pull` over the negatives, `push` over the positives."""
+    pull, push = weights
     for n in range(negative.size):
         negative[n] = np.exp(-negative[n])
     push[:] = 0
@@ -88,25 +93,31 @@ def _hinge_pairs(positive: Any, negative: Any, gap: Any, weights: Any) -> None:
 
 
 @compiled(fastmath=True)
-def _ranked_hinge(positive: Any, negative: Any, gap: Any, n_items: Any, weights: Any) -> None:
-    """Weigh of each positive the nearest negative, by its rank; as if it stood for all of them."""
-    pull, push = weights
+def _ranked_hinge(positive: Any, negative: Any, frozen: Any, where: Any, weights: Any) -> None:
+    """Weigh of each positive the nearest of its negatives, by its rank; as if it stood for all of them.
+
+    Of G groups of negatives, every G-th each, positives take the next in turn, as each entry has its own in training.
+    """
+    (pull, push), (step, n_others) = weights, where
     push[:] = 0
-    nearest = np.argmax(negative)
+    n_groups = max(1, n_others // frozen.n_nearest)
     for p in range(positive.size):
-        bound, n_near = positive[p] - gap, 0
-        for n in range(negative.size):
+        bound, n_near, n_all, nearest = positive[p] - np.float32(frozen.weight), 0, 0, (p + step) % n_groups
+        for n in range(nearest, negative.size, n_groups):
+            n_all += negative[n] > -LARGEST_SCORE
             n_near += negative[n] > bound
-        pull[p] = np.float32(np.log(1 + n_items * n_near / negative.size) * negative.size)
+            if negative[n] > negative[nearest]:
+                nearest = n
+        pull[p] = np.float32(np.log(1 + frozen.items.shape[0] * n_near / max(1, n_all)) * n_others)
         push[nearest] += pull[p]
 
 
 @compiled(fastmath=True)
-def _logistic(positive: Any, negative: Any, weight: Any, weights: Any) -> None:
+def _logistic(positive: Any, negative: Any, weight: Any, n_others: Any, weights: Any) -> None:
     """Write the pull of each positive and the push of each negative, as if each met every one of the others."""
     pull, push = weights
     for p in range(positive.size):
-        pull[p] = np.float32(negative.size) / (np.float32(1) + np.exp(positive[p]))
+        pull[p] = np.float32(n_others) / (np.float32(1) + np.exp(positive[p]))
     for n in range(negative.size):
         push[n] = weight * np.float32(positive.size) / (np.float32(1) + np.exp(-negative[n]))
 
@@ -133,35 +144,59 @@ def _adam(user: Any, gradient: Any, moments: Any, step: Any, rate: Any) -> None:
 
 
 @compiled(fastmath=True)
-def _train(liked: Any, others: Any, frozen: Any, user: Any) -> None:
-    """Train one user against the rows `liked` and `others` of the items."""
-    positives, negatives = frozen.items[liked], frozen.items[others]
-    offsets = frozen.biases[liked], frozen.biases[others]
-    positive, negative = np.empty(liked.size, np.float32), np.empty(others.size, np.float32)
-    pull, push = np.empty_like(positive), np.empty_like(negative)
+def _train(liked: Any, frozen: Any, user: Any) -> None:
+    """Train one user on the rows `liked` of the items, against those of `negatives` that are not among them."""
+    n_steps, n_drawn = frozen.negatives.shape
+    positives, offsets, positive = frozen.items[liked], frozen.biases[liked], np.empty(liked.size, np.float32)
+    negative, weights = np.empty(n_drawn, np.float32), (np.empty_like(positive), np.empty(n_drawn, np.float32))
     gradient, moments = np.empty_like(user), np.zeros((2, user.size), np.float32)
-    share, strength = np.float32(1.0 / (liked.size * others.size)), np.float32(frozen.regularization)
-    weight = np.float32(frozen.weight)
-    for step in range(frozen.n_steps):
-        _scores(positives, offsets[0], user, positive)
-        _scores(negatives, offsets[1], user, negative)
+    strength, weight = np.float32(frozen.regularization), np.float32(frozen.weight)
+    for step in range(n_steps):
+        _scores(positives, offsets, user, positive)
+        _scores(frozen.pool[step], frozen.pool_biases[step], user, negative)
+        n_others = n_drawn - _sink_known(frozen.negatives[step], liked, negative)
+        if n_others == 0:  # but for tiny catalogues these are users who have all there is, in every step
+            continue
         if frozen.objective == 0:
-            _logistic_pairs(positive, negative, pull, push)
+            _logistic_pairs(positive, negative, weights)
         elif frozen.objective == 1:
-            _hinge_pairs(positive, negative, weight, (pull, push))
+            _hinge_pairs(positive, negative, weight, weights)
         elif frozen.objective == 3:
-            _ranked_hinge(positive, negative, weight, frozen.items.shape[0], (pull, push))
+            _ranked_hinge(positive, negative, frozen, (step, n_others), weights)
         else:
-            _logistic(positive, negative, weight, (pull, push))
+            _logistic(positive, negative, weight, n_others, weights)
         gradient[:] = 0
-        _add_weighted(positives, pull, -share, gradient)
-        _add_weighted(negatives, push, share, gradient)
+        share = np.float32(1.0 / (liked.size * n_others))
+        _add_weighted(positives, weights[0], -share, gradient)
+        _add_weighted(frozen.pool[step], weights[1], share, gradient)
         for factor in range(user.size):
             gradient[factor] += strength * user[factor]
-        _adam(user, gradient, moments, step + 1, frozen.rate * (1 - step / frozen.n_steps))
+        _adam(user, gradient, moments, step + 1, frozen.rate * (1 - step / n_steps))
         length = np.sqrt((user * user).sum())
         if length > frozen.radius:
             user *= np.float32(frozen.radius / length)
+
+
+@compiled()
+def _sink_known(negatives: Any, history: Any, scores: Any) -> Any:
+    """Give negatives that are in the history the least score there is; return their number; both ascend."""
+    place, n_known = 0, 0
+    for row in range(negatives.size):
+        while place < history.size and history[place] < negatives[row]:
+            place += 1
+        if place < history.size and history[place] == negatives[row]:
+            scores[row] = -LARGEST_SCORE
+            n_known += 1
+    return n_known
+
+
+@compiled()
+def _take(others: Any, frozen: Any, vectors: Any, offsets: Any) -> Any:
+    """Copy the vectors and biases of some items to the first rows; return how many there are."""
+    for row in range(others.size):
+        vectors[row] = frozen.items[others[row]]
+        offsets[row] = frozen.biases[others[row]]
+    return others.size
 
 
 @compiled()
@@ -184,6 +219,5 @@ def _train_users(indptr: Any, indices: Any, frozen: Any, users: Any, n_strands: 
     for strand in prange(n_strands):
         for row in range(strand, users.shape[0], n_strands):
             history = indices[indptr[row] : indptr[row + 1]]
-            others = _without(frozen.negatives, history)
-            if history.size > 0 and others.size > 0:
-                _train(history, others, frozen, users[row])
+            if history.size > 0:
+                _train(history, frozen, users[row])

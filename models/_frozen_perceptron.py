@@ -1,6 +1,6 @@
 """Numba kernel of the inference of NeuMF: a user's two vectors are trained, the items and the perceptron frozen.
 
-Every user is trained alone and in full batches, so that the scores depend on nobody else: batches of users in torch
+Every user is trained alone, as in `_frozen_items`, so that the scores depend on nobody else: batches of users in torch
 round differently with their size, which 50 steps of Adam made 1e-3 of a score. Imported lazily.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from recscale.models._compiled import compiled
-from recscale.models._frozen_items import _adam, _logistic, _without
+from recscale.models._frozen_items import _adam, _logistic, _take, _without
 
 
 class Perceptron(NamedTuple):
@@ -22,7 +22,7 @@ class Perceptron(NamedTuple):
 
     items: NDArray[np.float32]  # (I, D + H): the item's vector times h, and what it adds before the first rectifier
     biases: NDArray[np.float32]  # (I,)
-    negatives: NDArray[np.int32]  # (M,) ascending: items that stand for all that a user does not have
+    negatives: NDArray[np.int32]  # (S, M) ascending: items that stand in a step for all that a user does not have
     start: NDArray[np.float32]  # (2 D,) where each user begins
     user_layer: NDArray[np.float32]  # (H, D)
     sizes: NDArray[np.int64]  # (L,) numbers that leave each rectifier; the first is H
@@ -31,14 +31,14 @@ class Perceptron(NamedTuple):
     weight: float  # of the negatives
     regularization: float
     rate: float
-    n_steps: int
 
 
 def train_users(indptr: NDArray[Any], indices: NDArray[Any], frozen: Perceptron) -> NDArray[np.float32]:
     """Return the vectors (B, 2 D) of the rows of a history; `start` for a row without items or without negatives.
 
     Lowers by Adam, whose rate falls linearly to zero, the mean of softplus(-s_p) over the items p of the row plus
-    weight times that of softplus(s_n) over the negatives n plus regularization / 2 |x|^2.
+    weight times that of softplus(s_n) over the negatives n plus regularization / 2 |x|^2. There are S steps, against
+    the negatives of one row each.
     """
     users = np.tile(frozen.start, (indptr.size - 1, 1))
     starts, items = indptr.astype(np.int64, copy=False), indices.astype(np.int32, copy=False)
@@ -116,23 +116,28 @@ def _backward(items: Any, frozen: Any, slopes: Any, hidden: Any, gradient: Any) 
 
 
 @compiled(fastmath=True)
-def _train(liked: Any, others: Any, frozen: Any, user: Any) -> None:
-    """Train one user against the rows `liked` and `others` of the items."""
-    chosen = np.concatenate((liked, others))
-    items, biases = frozen.items[chosen], frozen.biases[chosen]
-    hidden = np.empty(chosen.size * frozen.sizes.sum(), np.float32)
-    slopes, gradient = np.empty(chosen.size, np.float32), np.empty_like(user)
-    moments = np.zeros((2, user.size), np.float32)
-    share = np.float32(1.0 / (liked.size * others.size))
-    for step in range(frozen.n_steps):
-        scores = _forward(items, frozen, user, hidden) + biases
-        parts = slopes[: liked.size], slopes[liked.size :]
-        _logistic(scores[: liked.size], scores[liked.size :], np.float32(frozen.weight), parts)
-        slopes[: liked.size] *= -share
-        slopes[liked.size :] *= share
+def _train(liked: Any, frozen: Any, user: Any) -> None:
+    """Train one user on the rows `liked` of the items, against those of `negatives` that are not among them."""
+    n_steps, most = frozen.negatives.shape
+    room = liked.size + most
+    items, biases = np.empty((room, frozen.items.shape[1]), np.float32), np.empty(room, np.float32)
+    _take(liked, frozen, items, biases)
+    hidden, slopes = np.empty(room * frozen.sizes.sum(), np.float32), np.empty(room, np.float32)
+    gradient, moments = np.empty_like(user), np.zeros((2, user.size), np.float32)
+    for step in range(n_steps):
+        others = _without(frozen.negatives[step], liked)
+        size = _take(others, frozen, items[liked.size :], biases[liked.size :])
+        if size == 0:
+            continue
+        n_rows, share = liked.size + size, np.float32(1.0 / (liked.size * size))
+        scores = _forward(items[:n_rows], frozen, user, hidden) + biases[:n_rows]
+        pull, push = slopes[: liked.size], slopes[liked.size : n_rows]
+        _logistic(scores[: liked.size], scores[liked.size :], np.float32(frozen.weight), size, (pull, push))
+        pull *= -share
+        push *= share
         gradient[:] = np.float32(frozen.regularization) * user
-        _backward(items, frozen, slopes, hidden, gradient)
-        _adam(user, gradient, moments, step + 1, frozen.rate * (1 - step / frozen.n_steps))
+        _backward(items[:n_rows], frozen, slopes, hidden, gradient)
+        _adam(user, gradient, moments, step + 1, frozen.rate * (1 - step / n_steps))
 
 
 @compiled(parallel=True)
@@ -141,6 +146,5 @@ def _train_users(indptr: Any, indices: Any, frozen: Any, users: Any, n_strands: 
     for strand in prange(n_strands):
         for row in range(strand, users.shape[0], n_strands):
             history = indices[indptr[row] : indptr[row + 1]]
-            others = _without(frozen.negatives, history)
-            if history.size > 0 and others.size > 0:
-                _train(history, others, frozen, users[row])
+            if history.size > 0:
+                _train(history, frozen, users[row])

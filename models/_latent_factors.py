@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from recscale.models._frozen_items import Objective
+_FROZEN = "items", "biases", "negatives", "pool", "pool_biases", "start"
 
 
 class Inference(NamedTuple):
@@ -41,6 +42,11 @@ class LatentFactors(EntryTrained):
         """Return `items` y (I, D) and `biases` b (I,)."""
         return {"items": tables["item"], "biases": tables["bias"][:, 0]}
 
+    def ready(self, kept: Tables) -> Tables:
+        """Add the vectors and biases of the `negatives` as `pool` (S, M, D) and `pool_biases` (S, M)."""
+        drawn = kept["negatives"].long().to(kept["items"].device)
+        return {**kept, "pool": kept["items"][drawn], "pool_biases": kept["biases"][drawn]}
+
     def folded_in(self, kept: Tables, rows: sp.csr_array) -> torch.Tensor:
         """Return the vectors (B, D) of the users in `rows`, trained on the CPU wherever the items lie."""
         import torch
@@ -49,12 +55,12 @@ class LatentFactors(EntryTrained):
 
         goal = self.inference()
         frozen = Frozen(
-            **{name: kept[name].cpu().numpy() for name in ("items", "biases", "negatives", "start")},
+            **{name: kept[name].cpu().numpy() for name in _FROZEN},
             objective=OBJECTIVES[goal.objective],
             weight=goal.weight,
+            n_nearest=self.negatives,
             regularization=float(self.fold_in_regularization),
             rate=float(self.fold_in_rate),
-            n_steps=self.fold_in_steps,
             radius=goal.radius or UNBOUNDED,
         )
         return torch.as_tensor(train_users(rows.indptr, rows.indices, frozen), device=kept["items"].device)

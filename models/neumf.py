@@ -148,7 +148,6 @@ class NeuMF(EntryTrained):
             weight=float(self.negatives),
             regularization=float(self.fold_in_regularization),
             rate=float(self.fold_in_rate),
-            n_steps=self.fold_in_steps,
         )
         return torch.as_tensor(train_users(rows.indptr, rows.indices, frozen), device=kept["items"].device)
 

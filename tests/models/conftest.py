@@ -8,6 +8,7 @@ import scipy.sparse as sp
 import torch
 
 from recscale.contract import FitContext
+from recscale.models._entries import other_items
 from recscale.models._entry_trainer import Drawn
 
 
@@ -76,13 +77,14 @@ def check_inference(random_rows):
     def by_hand(model, history, loss, score, radius):
         state = {name: torch.as_tensor(array).double() for name, array in model.state().items()}
         liked = torch.as_tensor(history.indices.astype(np.int64))
-        others = torch.as_tensor(np.setdiff1d(state["negatives"].numpy(), history.indices).astype(np.int64))
+        drawn = other_items(len(state["items"]), model.fold_in_steps, int(state["draws"][0]))
         user = state["start"].clone().requires_grad_()
         adam = torch.optim.Adam([user], lr=model.fold_in_rate)
         for step in range(model.fold_in_steps):
             adam.param_groups[0]["lr"] = model.fold_in_rate * (1 - step / model.fold_in_steps)
             adam.zero_grad()
             scores = score(state, user)
+            others = torch.as_tensor(np.setdiff1d(drawn[step], history.indices).astype(np.int64))
             (loss(scores[liked], scores[others]) + model.fold_in_regularization / 2 * (user**2).sum()).backward()
             adam.step()
             user.data /= max(1.0, user.data.norm() / radius)

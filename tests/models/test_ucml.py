@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from recscale.contract import FitContext
+from recscale.models._frozen_items import _ranked_hinge
 from recscale.models.ucml import UCML
 
 
@@ -77,3 +80,21 @@ def test_the_order_of_the_scores_is_that_of_the_distances(random_rows):
         (torch.cdist(users, items[:1]) ** 2 - torch.cdist(users, items) ** 2) / 2,
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("step", [0, 1, 5])
+def test_each_liked_item_of_cml_has_its_own_negatives_in_each_step(step):
+    rng = np.random.default_rng(0)
+    positive, negative = (rng.normal(size=n).astype(np.float32) for n in (7, 13))
+    frozen = SimpleNamespace(weight=0.25, n_nearest=4, items=np.empty((1000, 2)))
+    pull, push = np.empty(7, np.float32), np.empty(13, np.float32)
+
+    _ranked_hinge.py_func(positive, negative, frozen, (step, 13), (pull, push))
+
+    wanted = np.zeros(13)
+    for p, own in enumerate(positive):
+        group = np.arange(13)[(p + step) % 3 :: 3]
+        rank = 1000 * np.mean(negative[group] > own - 0.25)
+        wanted[group[negative[group].argmax()]] += 13 * np.log1p(rank)
+        assert pull[p] == pytest.approx(13 * np.log1p(rank))
+    np.testing.assert_allclose(push, wanted, rtol=1e-5)
