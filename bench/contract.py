@@ -380,7 +380,8 @@ class Metric:
 
     `compute` maps a Ranking to one number a user (B,) where `per_user`, and otherwise the (I,) counts of how often
     each item was recommended within the cut-off to one number. A metric of `ratings` maps Predictions to (B,), or the
-    mean square of all errors to one number. `weigh` maps the same to the weights of users in the mean (B,).
+    mean square of all errors to one number. `weigh` maps the same to the weights of users in the mean (B,). Not
+    `is_kept`: of what tells nothing of accuracy there are the mean and its error in the record, and no number a user.
     """
 
     name: str
@@ -392,6 +393,7 @@ class Metric:
     bounds: tuple[float, float] = (0.0, 1.0)
     judges: Judged = "ranking"
     weigh: Callable[[Any], Any] | None = None
+    is_kept: bool = True
 
 
 class Estimating(Protocol):

@@ -131,7 +131,7 @@ _WITHOUT_CUTOFF: dict[str, tuple[str, Callable[..., Any], dict[str, Any]]] = {
     "mrr": ("MRR", lambda ranking: 1.0 / ranking.first_rank, {}),
     "mrr_optimistic": ("MRR, ties won", lambda ranking: 1.0 / ranking.first_rank_optimistic, {}),
     "mrr_pessimistic": ("MRR, ties lost", lambda ranking: 1.0 / ranking.first_rank_pessimistic, {}),
-    "prediction_coverage": ("Prediction coverage", _prediction_coverage, {}),
+    "prediction_coverage": ("Prediction coverage", _prediction_coverage, {"is_kept": False}),
     "mse": ("MSE", _mean_square, _OF_RATINGS | {"weigh": Predictions.counts}),
     "rmse": ("RMSE", math.sqrt, _OF_RATINGS | {"per_user": False}),
     "mae": ("MAE", _mean_absolute, _OF_RATINGS | {"weigh": Predictions.counts}),

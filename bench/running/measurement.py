@@ -214,6 +214,7 @@ class Measurement:
     def _evaluate(self, model: Any, test: Any, context: Any) -> None:
         """Score for the held-out users, and rank the items or compare the ratings."""
         from recscale.evaluation.evaluate import evaluate
+        from recscale.evaluation.metrics import metric
 
         job, outcome = self.job, self.outcome
         self.phase.reporter.begin("warm-up")
@@ -231,7 +232,8 @@ class Measurement:
         sizes = test.history.indptr[1:] - test.history.indptr[:-1]
         weights = {WEIGHTS + name: values for name, values in result.weights.items()}
         beside = {HISTORY_SIZES: sizes.astype("int32"), **weights}
-        _write_vectors(self.folder / PER_USER_FILE, result.per_user | beside)
+        kept = {name: values for name, values in result.per_user.items() if metric(name).is_kept}
+        _write_vectors(self.folder / PER_USER_FILE, kept | beside)
 
     def _time_single_users(self, model: Any, test: Any) -> None:
         """Time scores and updates of one user at a time; where the process is ended in it, the rest is kept."""

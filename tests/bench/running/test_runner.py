@@ -157,7 +157,9 @@ def test_another_metric_is_measured_beside_those_that_a_finished_record_has(tmp_
     (record,) = Store(tmp_path / "s").records()
     assert {"ndcg@10", "recall@5"} <= set(record.metrics)
     assert set(record.metrics) - {"ndcg@10", "recall@5"} == {c for c in first if c in record.metrics}
-    assert {"ndcg@10", "recall@5", "ndcg@100"} <= set(Store(tmp_path / "s").per_user(record))
+    by_user = set(Store(tmp_path / "s").per_user(record))
+    assert {"ndcg@10", "recall@5", "ndcg@100"} <= by_user
+    assert "prediction_coverage" in set(record.metrics) - by_user
 
 
 def test_a_claim_is_freed_where_a_job_cannot_be_started(tmp_path, data_file, plugin, monkeypatch):
