@@ -89,7 +89,7 @@ class ELSA(Model):
 
 
 def estimate(model: ELSA, shape: Shape) -> Estimate:
-    """Six tables of the size of the model, the best epoch among them, and what a step or a validation has beside."""
+    """Ten tables of the size of the model, the best epoch among them, and what a validation or a step has beside."""
     from recscale.models._needs import looked_at_bytes
 
     table = 4 * model.factors * shape.n_items
@@ -97,10 +97,7 @@ def estimate(model: ELSA, shape: Shape) -> Estimate:
     steps = model.epochs * (shape.n_users / model.batch_size + 1)
     multiplications = 2 * model.factors**2 * (shape.n_items + model.batch_size) * steps
     return Estimate(
-        peak_bytes=6 * table
-        + max(table + block, int(3.5 * looked_at_bytes(shape)))
-        + 24 * shape.n_interactions
-        + 2**24,
+        peak_bytes=10 * table + max(block, looked_at_bytes(shape)) + 2**24,
         model_bytes=table,
         fit_seconds=multiplications / 5e10 + steps * table * 2e-9,
     )

@@ -120,15 +120,15 @@ class FISM(Model):
 
 
 def estimate(model: FISM, shape: Shape) -> Estimate:
-    """Two tables six times over while training, and what a step or a validation has beside; the model is the tables."""
+    """Two tables ten times over while training, and what a step or a validation has beside; the model is the tables."""
     from recscale.models._needs import looked_at_bytes
 
     tables = 4 * (2 * model.factors + 1) * shape.n_items
     looked_up = 1 if model.loss == "rmse" else 1 + model.negatives
     steps = model.epochs * (shape.n_users / model.batch_size + 1)
-    beside = max((looked_up - 1) * 2**26, int(3.5 * looked_at_bytes(shape)))
+    beside = max((looked_up - 1) * 2**26, looked_at_bytes(shape))
     return Estimate(
-        peak_bytes=6 * tables + beside + 24 * shape.n_interactions + 2**24,
+        peak_bytes=10 * tables + beside + 2**24,
         model_bytes=tables,
         fit_seconds=model.epochs * shape.n_interactions * model.factors * looked_up * 1e-8 + steps * tables * 2e-9,
     )

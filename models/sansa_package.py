@@ -166,12 +166,15 @@ def _translated(fit: Callable[[], Any]) -> None:
 
 
 def estimate(model: SANSAPackage, shape: Shape) -> Estimate:
-    """All of X'X under way, or the copies and residuals of its inversion: measured, 28 to 40 times the two matrices."""
+    """All of X'X under way, or the copies and residuals of its inversion.
+
+    That took 28 to 40 times the two matrices, and up to 100 bytes for each pair of interactions of a user.
+    """
     n_items = shape.n_items
     k = min(model.k, n_items)
     gram = min(shape.n_pairs, n_items**2)
     kept = 16 * k * n_items + 8 * n_items
-    inverting = min(33 * kept, 16 * n_items**2)
+    inverting = min(33 * kept, 16 * n_items**2, 100 * shape.n_pairs)
     return Estimate(
         peak_bytes=max(12 * gram + 2**25, inverting) + 24 * shape.n_interactions,
         model_bytes=kept,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -92,7 +93,8 @@ class Reproduction:
     """Runs the tables of a paper into a store, a column after another.
 
     `base` has the budgets and the device; its data sets, protocols and models are those of the paper. Data that is not
-    here is fetched only with `download`. With `is_stored` nothing is run: what has no record yet has no figure.
+    here is fetched only with `download`. With `is_stored` nothing is run: what has no record yet has no figure, and a
+    failure counts on whatever machine it was, and under whatever budget.
     """
 
     paper: Paper
@@ -157,9 +159,17 @@ class Reproduction:
             return dict.fromkeys((row.name for row in task.table.rows), NotRun("failed", str(error)))
         plan = runner.plan_of(list(jobs.values()))
         self.display.planned(len(plan.jobs), len(plan.settled))
-        records = plan.settled if self.is_stored else {record.key: record for record in runner.run_plan(plan)}
+        if self.is_stored:
+            records = self._stored | plan.settled
+        else:
+            records = {record.key: record for record in runner.run_plan(plan)}
         missing = NotRun("not run", "the store has no record of it; run the command without --stored")
         return {row: records.get(job.key, missing) for row, job in jobs.items()}
+
+    @cached_property
+    def _stored(self) -> dict[str, RunRecord]:
+        """The last record of each job, by its key."""
+        return {record.key: record for record in sorted(self.store.records(), key=lambda r: r.started_at)}
 
     def _reproduced(self, table: Table, found: Mapping[tuple[str, str], Mapping[str, Outcome]]) -> Reproduced:
         absent, cells = {}, []

@@ -245,6 +245,20 @@ def test_stored_tables_are_printed_without_running_anything(folder, capfd):
     assert "--stored" not in (folder / "out.md").read_text()  # the command that gives all of them
 
 
+def test_stored_tables_tell_of_the_failures_of_other_machines(folder, capfd):
+    call("paper.yaml", "--store", "s", "--column", "Small", "--row", "Neighbours", "--max-memory", "1KB")
+    (own,) = (path for path in (folder / "s").iterdir() if not path.name.startswith("."))
+    own.rename(folder / "s" / "another-machine")
+    capfd.readouterr()
+
+    assert call("paper.yaml", "--store", "s", "--column", "Small", "--stored", "--json") == 0
+
+    cells = json.loads(capfd.readouterr().out)["tables"][0]["cells"]
+    found = {(c["row"], c["metric"]): (c["verdict"], c["status"]) for c in cells}
+    assert found["Neighbours", "recall@20"] == ("failed", "refused")
+    assert found["Popularity", "recall@20"] == ("not run", None)
+
+
 def test_a_plan_runs_nothing_and_a_list_reads_nothing(folder, capfd):
     assert call("paper.yaml", "--column", "Small", "--plan", "--store", "s") == 0
     assert "item_knn" in capfd.readouterr().out
