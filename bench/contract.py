@@ -358,9 +358,8 @@ class DatasetSpec:
 class Ranking:
     """Ranked lists of B users, and what a metric needs to know of the whole catalogue.
 
-    Ranks start at 1. A user's history is never ranked. Ties are broken by a fixed random permutation of the items;
-    `first_rank` is the rank of the best-placed target over the full catalogue under that rule, and the two bounds
-    are what it would be if every tie fell for or against it.
+    Ranks start at 1. A user's history is never ranked. A fixed random permutation of the items breaks ties;
+    `first_rank` is the best target's rank over the full catalogue, and the two bounds that with all ties won or lost.
     """
 
     items: NDArray[np.int32]  # (B, K), -1 where fewer than K items can be ranked
@@ -380,8 +379,7 @@ class Metric:
 
     `compute` maps a Ranking to one number a user (B,) where `per_user`, and otherwise the (I,) counts of how often
     each item was recommended within the cut-off to one number. A metric of `ratings` maps Predictions to (B,), or the
-    mean square of all errors to one number. `weigh` maps the same to the weights of users in the mean (B,). Not
-    `is_kept`: of what tells nothing of accuracy there are the mean and its error in the record, and no number a user.
+    mean square of all errors to one number. `weigh` maps the same to the weights of users in the mean (B,).
     """
 
     name: str
@@ -393,7 +391,7 @@ class Metric:
     bounds: tuple[float, float] = (0.0, 1.0)
     judges: Judged = "ranking"
     weigh: Callable[[Any], Any] | None = None
-    is_kept: bool = True
+    is_kept: bool = True  # by user in the store, not only its mean
 
 
 class Estimating(Protocol):
